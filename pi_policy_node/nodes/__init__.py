@@ -1,0 +1,1 @@
+"""One thin file per ROS node: the only place that imports rclpy."""
