@@ -1,0 +1,110 @@
+"""The sizes of the policies we know, by name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+
+@dataclass(frozen=True)
+class VisionShape:
+    """A SigLIP tower: square pictures cut into square patches."""
+
+    width: int
+    depth: int
+    mlp: int
+    heads: int
+    image: int = 224  # pixels
+    patch: int = 14  # pixels
+
+    @property
+    def tokens(self) -> int:
+        return (self.image // self.patch) ** 2
+
+
+@dataclass(frozen=True)
+class GemmaShape:
+    """A Gemma decoder with one key/value head for all query heads."""
+
+    width: int
+    depth: int
+    mlp: int
+    heads: int = 8
+    head_dim: int = 256
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A whole policy. The expert attends to every layer of the VLM, so both have the same depth and head_dim."""
+
+    name: str
+    family: str  # "pi0": the state is a token, z-scores; "pi05": the state is in the prompt, quantiles, adaRMS
+    vision: VisionShape
+    vlm: GemmaShape
+    expert: GemmaShape
+    vocabulary: int
+    prompt_tokens: int  # the longest prompt
+    action_dim: int = 32
+    horizon: int = 50
+
+    def __post_init__(self) -> None:
+        if self.family not in ("pi0", "pi05"):
+            raise ValueError(f"family is {self.family!r}; it must be 'pi0' or 'pi05'")
+        if (self.vlm.depth, self.vlm.head_dim) != (self.expert.depth, self.expert.head_dim):
+            raise ValueError(f"{self.name}: the expert must have the VLM's depth and head_dim")
+
+
+_PI0 = Shape(
+    name="pi0",
+    family="pi0",
+    vision=VisionShape(width=1152, depth=27, mlp=4304, heads=16),
+    vlm=GemmaShape(width=2048, depth=18, mlp=16384),
+    expert=GemmaShape(width=1024, depth=18, mlp=4096),
+    vocabulary=257152,
+    prompt_tokens=48,
+)
+_SMALL = Shape(  # the goldens' size: everything there, nothing large
+    name="small",
+    family="pi0",
+    vision=VisionShape(width=96, depth=2, mlp=160, heads=4),
+    vlm=GemmaShape(width=128, depth=3, mlp=256, head_dim=32),
+    expert=GemmaShape(width=64, depth=3, mlp=128, head_dim=32),
+    vocabulary=1024,
+    prompt_tokens=48,
+)
+_MINI = Shape(  # a few million parameters, for a laptop
+    name="mini",
+    family="pi05",
+    vision=VisionShape(width=128, depth=4, mlp=512, heads=4, image=96, patch=12),
+    vlm=GemmaShape(width=160, depth=6, mlp=640, heads=4, head_dim=32),
+    expert=GemmaShape(width=128, depth=6, mlp=512, heads=4, head_dim=32),
+    vocabulary=1024,
+    prompt_tokens=96,
+)
+_QUARTER = Shape(  # pi0 with every width a quarter: its proportions where its 13 GB do not fit
+    name="quarter",
+    family="pi0",
+    vision=VisionShape(width=288, depth=27, mlp=1076, heads=4),
+    vlm=GemmaShape(width=512, depth=18, mlp=4096, head_dim=64),
+    expert=GemmaShape(width=256, depth=18, mlp=1024, head_dim=64),
+    vocabulary=4096,
+    prompt_tokens=48,
+)
+
+PRESETS = {
+    shape.name: shape
+    for shape in (
+        _PI0,
+        replace(_PI0, name="pi05", family="pi05", prompt_tokens=200),
+        _MINI,
+        _SMALL,
+        replace(_SMALL, name="small05", family="pi05", prompt_tokens=200),
+        _QUARTER,
+        replace(_QUARTER, name="quarter05", family="pi05", prompt_tokens=200),
+    )
+}
+
+
+def preset(name: str) -> Shape:
+    if name not in PRESETS:
+        raise ValueError(f"no preset {name!r}; there are {', '.join(PRESETS)}")
+    return PRESETS[name]
