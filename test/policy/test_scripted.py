@@ -1,0 +1,120 @@
+"""The scripted motions: feasible from anywhere, and continued exactly over chunks."""
+
+import threading
+
+import numpy as np
+import pytest
+
+from pi_policy_node.policy.base import Cancelled, InputError, Observation, PolicyError, Prefix
+from pi_policy_node.policy.registry import make_policy
+from pi_policy_node.robot import Kinematics, load_robot
+
+PROMPTS = ["wave", "reach left", "reach right", "drive forward", "drive back", "go left", "turn right", "raise the lift",
+           "lower the lift", "open the gripper", "close the left gripper", "go home", "sing me a song"]  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=["pi_mobile", "single_arm"])
+def robot(request):
+    return load_robot(request.param)
+
+
+@pytest.fixture
+def policy(robot):
+    return make_policy("scripted", robot)
+
+
+def look(robot, prompt="wave", stamp=100.0, state=None):
+    return Observation({}, robot.home if state is None else state, prompt, stamp)
+
+
+def play(policy, robot, prompt, *, every=5, latency=3, limit=2500):
+    """All rows of one task, replanned every few rows with the rows in between fixed."""
+    result = policy.infer(look(robot, prompt))
+    rows = [result.actions]
+    played, chunk = [], result.actions
+    while result.progress < 1 and len(played) < limit:
+        played.extend(chunk[:every])
+        prefix = Prefix(chunk[every : every + latency])
+        stamp = 100.0 + len(played) * robot.dt + 0.003
+        result = policy.infer(look(robot, prompt, stamp, played[-1]), prefix=prefix)
+        np.testing.assert_array_equal(result.actions[:latency], prefix.rows)
+        chunk = result.actions
+        rows.append(chunk)
+    assert result.progress == 1, "it ends"
+    return np.array(played + list(chunk))
+
+
+@pytest.mark.parametrize("prompt", PROMPTS)
+def test_motions_keep_within_every_limit(robot, policy, prompt):
+    rows = play(policy, robot, prompt)
+    np.testing.assert_allclose(rows[0], robot.home, atol=1e-9)  # it begins where the robot is
+    assert np.all(rows >= robot.lower - 1e-9) and np.all(rows <= robot.upper + 1e-9)
+    rates = [np.abs(np.diff(rows, n=n, axis=0)).max(axis=0) / robot.dt**n for n in (1, 2, 3)]
+    base = robot.is_base
+    for rate, limit in zip(rates, (robot.velocity, robot.acceleration, robot.jerk)):
+        assert np.all(rate[~base] <= limit[~base])
+    for rate, limit in zip(rates, (robot.acceleration, robot.jerk)):
+        assert np.all(rate[base] <= limit[base])
+    assert np.all(np.linalg.norm(rows[:, base][:, :2], axis=1) <= robot.base_speed + 1e-9)
+    still = np.where(base, 0, rows)
+    for points in Kinematics(robot).tools(still).values():
+        assert np.linalg.norm(np.diff(points, axis=0), axis=1).max() / robot.dt <= robot.tool_speed
+        assert np.all(points >= robot.workspace[0]) and np.all(points <= robot.workspace[1])
+    assert np.abs(rows[-1] - rows[-2]).max() < 1e-6, "it ends at rest"
+
+
+def test_a_wave_moves_everything():
+    robot = load_robot("pi_mobile")
+    rows = play(make_policy("scripted", robot), robot, "wave")
+    for group in robot.groups:
+        assert np.ptp(rows[:, group.columns], axis=0).max() > 0.03, group.name
+
+
+@pytest.mark.parametrize("side, other", [("left", "right"), ("right", "left")])
+def test_words_choose_the_side(side, other):
+    robot = load_robot("pi_mobile")
+    rows = play(make_policy("scripted", robot), robot, f"reach {side}")
+    assert np.ptp(rows[:, robot.group(f"{side}_arm").columns], axis=0).max() > 0.1
+    assert np.ptp(rows[:, robot.group(f"{other}_arm").columns], axis=0).max() == 0
+
+
+def test_a_change_of_words_in_full_motion_is_smooth(robot, policy):
+    chunk = policy.infer(look(robot, "wave")).actions
+    for k in range(1, 30):  # into the wave
+        chunk = policy.infer(look(robot, "wave", 100 + k * 0.1), prefix=Prefix(chunk[5:8])).actions
+    before, fixed = chunk[:5], chunk[5:9]
+    after = policy.infer(look(robot, "go home", 103.0), prefix=Prefix(fixed)).actions
+    rows = np.concatenate([before, after])
+    arm = ~(robot.is_base | robot.is_gripper)
+    for n, limit in ((1, robot.velocity), (2, robot.acceleration)):
+        rate = np.abs(np.diff(rows, n=n, axis=0)).max(axis=0) / robot.dt**n
+        assert np.all(rate[arm] <= limit[arm])
+
+
+def test_a_squeeze_survives_a_hold(robot, policy):
+    column = int(np.flatnonzero(robot.is_gripper)[0])
+    policy.infer(look(robot, "close the gripper"))
+    held = robot.home.copy()
+    held[column] = 0.4  # something is in between
+    again = policy.infer(look(robot, "close the gripper", 105.0, held))
+    assert np.all(again.actions[:, column] <= 0.01)
+
+
+def test_reset_starts_over(robot, policy):
+    policy.infer(look(robot))
+    assert policy.infer(look(robot, stamp=105.0), prefix=Prefix(policy._rows[250:253])).progress > 0.3
+    policy.reset()
+    assert policy.infer(look(robot, stamp=110.0)).progress == 0
+
+
+def test_bad_requests(robot, policy):
+    with pytest.raises(InputError):
+        policy.infer(look(robot, state=np.full(len(robot.home), np.nan)))
+    cancel = threading.Event()
+    cancel.set()
+    with pytest.raises(Cancelled):
+        policy.infer(look(robot), cancel=cancel)
+    with pytest.raises(PolicyError, match="scripted"):
+        make_policy("scribbled", robot)
+    with pytest.raises(PolicyError, match="speed"):
+        make_policy("scripted", robot, speed=3)
