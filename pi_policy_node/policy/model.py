@@ -105,15 +105,16 @@ class Pi(nn.Module):
         """What the large products compute in; small ones stay in float32."""
         return self.embed.dtype
 
+    @staticmethod
+    def is_large(name: str) -> bool:
+        """Whether a parameter belongs to the large products, by name; the others stay float32 in every model."""
+        return name == "embed" or "project" in name or (".blocks." in name and "norm" not in name)
+
     def cast(self, dtype: torch.dtype) -> Pi:
         """Put the large products into dtype. Norms, positions and everything at the action's end stay float32."""
-        self.embed.data = self.embed.data.to(dtype)
-        for stack in (self.vision, self.vlm, self.expert):
-            for block in stack.blocks:
-                for module in block.children():
-                    if isinstance(module, nn.Linear):
-                        module.to(dtype)
-        self.vision.project.to(dtype)
+        for name, parameter in self.named_parameters():
+            if self.is_large(name):
+                parameter.data = parameter.data.to(dtype)
         return self
 
     def fold(self) -> Pi:
