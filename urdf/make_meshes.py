@@ -173,6 +173,13 @@ def column() -> dict[str, Mesh]:
     return {"column_post": post, "column_rails": rails, "column_head": head, "column_visor": visor}
 
 
+def stand() -> dict[str, Mesh]:
+    """What the single arm and its camera stand on."""
+    post = move(join(drum(0.016, 0.015, 0.80, 0.004), drum(0.030, 0.018, 0.032, 0.003)), -0.22)
+    clamp = move(along_x(drum(0.014, -0.004, 0.020, 0.002)), -0.22, 0, 0.785)
+    return {"stand_plate": move(box(0.40, 0.26, 0.0, 0.020, 0.04, 0.005), -0.08), "stand_post": join(post, clamp)}
+
+
 def carriage() -> dict[str, Mesh]:
     block = join(
         move(box(0.05, 0.18, -0.085, 0.15, 0.015, 0.008), 0.032),
@@ -240,7 +247,7 @@ def arm() -> dict[str, Mesh]:
         along_x(drum(0.030, 0.001, 0.012, 0.002)),
         along_x(box(0.036, 0.122, 0.046, 0.0545, 0.006, 0.002)),
         # The bracket of the wrist camera.
-        move(box(0.016, 0.030, 0.020, 0.062, 0.004, 0.002), 0.006),
+        move(box(0.014, 0.030, 0.020, 0.070, 0.004, 0.002), 0.010),
     )
 
     blade = along_x(
@@ -303,7 +310,7 @@ def write(name: str, mesh: Mesh) -> int:
 
 def main() -> None:
     FOLDER.mkdir(exist_ok=True)
-    meshes = base() | column() | carriage() | arm() | camera()
+    meshes = base() | column() | carriage() | stand() | arm() | camera()
     # Seen from above the rollers form an X: those of the front left and the rear right wheel are alike.
     for name, slant in (("a", -np.pi / 4), ("b", np.pi / 4)):
         meshes["wheel_rim"], meshes[f"wheel_rollers_{name}"] = wheel(slant)

@@ -167,6 +167,10 @@ class Section:
             raise self.error(key, "is empty; name at least one")
         return {name: part.section(name) for name in part._values}
 
+    def parts(self) -> list[tuple[str, Section]]:
+        """The keys that hold mappings."""
+        return [(key, self.section(key)) for key, value in self._values.items() if isinstance(value, _Mapping)]
+
     def keys(self) -> Iterable[str]:
         return self._values.keys()
 

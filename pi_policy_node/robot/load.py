@@ -11,6 +11,7 @@ import numpy as np
 
 from pi_policy_node.environment import share
 from pi_policy_node.robot import urdf
+from pi_policy_node.robot.controllers import check_controllers
 from pi_policy_node.robot.document import Section, any_of, read_document, suggest
 from pi_policy_node.robot.error import RobotError
 from pi_policy_node.robot.kinematics import Kinematics
@@ -55,7 +56,8 @@ def load_robot(name_or_path: str | Path = "pi_mobile") -> Robot:
     file = _find(name_or_path)
     top = read_document(file)
     name = top.text("name")
-    urdf_file = _find_urdf(top)
+    urdf_file = _find_file(top, "urdf", share("urdf"))
+    controllers_file = _find_file(top, "controllers", share("config")) if "controllers" in top else None
     text = urdf.expand(urdf_file)
     tree = urdf.parse(urdf_file, text)
     base_frame = top.text("base_frame", "base_link")
@@ -80,6 +82,7 @@ def load_robot(name_or_path: str | Path = "pi_mobile") -> Robot:
         name=name,
         file=file,
         urdf_file=urdf_file,
+        controllers_file=controllers_file,
         base_frame=base_frame,
         action_names=tuple(action for part in parts for action in part.names),
         groups=tuple(part.group for part in parts),
@@ -108,6 +111,8 @@ def load_robot(name_or_path: str | Path = "pi_mobile") -> Robot:
     )
     for section in (control, observation, safety, top):
         section.close()
+    if controllers_file:
+        check_controllers(controllers_file, robot.groups)
     if robot.max_blind > robot.horizon * dt:
         raise safety.error("max_blind", f"{robot.max_blind:g} s is longer than a chunk: at most {robot.horizon * dt:g}")
     _check_home(top, robot)
@@ -129,19 +134,18 @@ def _find(name_or_path: str | Path) -> Path:
     return file
 
 
-def _find_urdf(top: Section) -> Path:
-    """Beside the robot file, in our urdf/, or at package://<package>/<path>."""
-    value = top.text("urdf")
+def _find_file(top: Section, key: str, folder: Path) -> Path:
+    """Beside the robot file, in the `folder` of ours, or at package://<package>/<path>."""
+    value = top.text(key)
     if value.startswith("package://"):
         package, _, rest = value.removeprefix("package://").partition("/")
         places = [urdf.package_folder(top.file, package) / rest]
     else:
-        places = [top.file.parent / value, share("urdf", value)]
+        places = [top.file.parent / value, folder / value]
     for place in places:
         if place.is_file():
             return place.resolve()
-    raise top.error("urdf", f"'{value}' is neither {' nor '.join(str(place) for place in places)}"
-                            if len(places) > 1 else f"no such file: {places[0]}")  # fmt: skip
+    raise top.error(key, f"no such file: neither {' nor '.join(str(place.resolve()) for place in places)}")
 
 
 def _read_groups(top: Section, tree: urdf.Urdf, base_frame: str) -> list[_Columns]:

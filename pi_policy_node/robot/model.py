@@ -74,6 +74,7 @@ class Robot:
     name: str
     file: Path
     urdf_file: Path
+    controllers_file: Path | None  # parameters of its controller_manager; None: started by somebody else
     base_frame: str
     action_names: tuple[str, ...]
     groups: tuple[Group, ...]
