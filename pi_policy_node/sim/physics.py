@@ -1,0 +1,258 @@
+"""The physics of one world: puts a scene into it, moves it along the controllers' references, says where things are."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import mujoco
+import numpy as np
+
+from pi_policy_node.sim import world
+from pi_policy_node.sim.model import TIMESTEP, Model
+from pi_policy_node.sim.scene import Item, Scene, SceneError
+
+SETTLE = 0.1  # s that a new scene gets to come to rest before anybody looks
+_WARNINGS = [getattr(mujoco.mjtWarning, f"mjWARN_{w}") for w in ("BADQPOS", "BADQVEL", "BADQACC")]
+
+
+class PhysicsError(RuntimeError):
+    """The physics came apart; the world must be reset."""
+
+
+class Thing(NamedTuple):
+    """Something of the scene as it is now. `position` is its body's origin (m), in the world's frame."""
+
+    kind: str
+    colour: str
+    position: np.ndarray  # [3]
+    quaternion: np.ndarray  # [4] w x y z
+    velocity: np.ndarray  # [3] m/s
+
+
+class Base(NamedTuple):
+    """The base as odometry: pose in the world's frame, velocity in its own."""
+
+    x: float
+    y: float
+    yaw: float
+    vx: float
+    vy: float
+    wz: float
+
+
+class Physics:
+    """One MjData and the scene in it. Not thread-safe."""
+
+    def __init__(self, model: Model):
+        self.model = model
+        self.data = mujoco.MjData(model.mj)
+        self.scene = Scene()
+        self._bodies: dict[str, int] = {}  # name in the scene -> body
+        self._items: dict[str, Item] = {}
+        self._wheels = np.zeros(len(model.wheels))
+        self._neutral = _Neutral(model.mj)
+        self._slots = {kind: [model.mj.body(name).id for name, k in world.slots() if k == kind] for kind in world.KINDS}
+
+    # ------------------------------------------------------------------------------------------------ scenes
+
+    def reset(self, scene: Scene) -> None:
+        """Puts this scene in place, the robot at its home pose."""
+        assigned = self._assign(scene)
+        mj, data = self.model.mj, self.data
+        self._neutral.restore()
+        self.scene, self._items = scene, dict(zip(scene.names(), scene.items))
+        self._bodies = dict(zip(scene.names(), assigned))
+        for kind, bodies in self._slots.items():
+            for body in bodies:
+                self._show(body, None)
+        for body, item in zip(assigned, scene.items):
+            self._show(body, item)
+        self._dress(scene)
+        mujoco.mj_resetData(mj, data)  # after _show: this is where trees are put to sleep
+        data.qpos[:] = self.model.home
+        for body, item in zip(assigned, scene.items):
+            at = mj.jnt_qposadr[mj.body_jntadr[body]]
+            x, y, z = item.position
+            data.qpos[at:at + 7] = x, y, z + world.KINDS[item.kind].height + 5e-4, *_yaw_quaternion(item.yaw)
+        data.qpos[mj.joint("drawer").qposadr[0]] = scene.drawer * world.DRAWER_TRAVEL
+        if len(self.model.base_qpos):
+            data.qpos[self.model.base_qpos] = scene.base
+        self._wheels[:] = 0.0
+        data.ctrl[self.model.position] = data.qpos[self.model.qpos]
+        for _ in range(round(SETTLE / TIMESTEP)):
+            mujoco.mj_step(mj, data)
+        self._check()
+        data.time = 0.0
+        mujoco.mj_forward(mj, data)
+
+    def _assign(self, scene: Scene) -> list[int]:
+        free = {kind: list(bodies) for kind, bodies in self._slots.items()}
+        assigned = []
+        for item in scene.items:
+            if item.kind not in free:
+                raise SceneError(f"there is no {item.kind!r}; there are {', '.join(free)}")
+            if item.colour not in world.COLOURS:
+                raise SceneError(f"nothing is {item.colour!r}; colours are {', '.join(world.COLOURS)}")
+            if not free[item.kind]:
+                raise SceneError(f"a scene can have {world.KINDS[item.kind].count} of {item.kind}, not more")
+            assigned.append(free[item.kind].pop(0))
+        return assigned
+
+    def _show(self, body: int, item: Item | None) -> None:
+        mj = self.model.mj
+        policy = mujoco.mjtSleepPolicy
+        mj.tree_sleep_policy[mj.body_treeid[body]] = policy.mjSLEEP_INIT if item is None else policy.mjSLEEP_ALLOWED
+        first = mj.body_geomadr[body]
+        for geom in range(first, first + mj.body_geomnum[body]):
+            mj.geom_group[geom] = 5 if item is None else 0  # groups above 2 are not drawn
+            if item is not None:
+                mj.geom_rgba[geom, :3] = world.COLOURS[item.colour]
+                mj.geom_friction[geom] *= item.friction
+
+    def _dress(self, scene: Scene) -> None:
+        mj, look = self.model.mj, scene.look
+        tint = np.array(look.tint)
+        mj.light_diffuse[mj.light("lamp").id] *= look.lamp * tint
+        mj.light_diffuse[mj.light("window").id] *= look.window * tint
+        mj.light_pos[mj.light("lamp").id] += look.lamp_shift
+        mj.vis.headlight.ambient[:] = self._neutral.ambient * look.ambient * tint
+        mj.geom_rgba[mj.geom("table").id, :3] = np.clip(look.table, 0, 1.2)
+        if look.camera_shift or look.camera_turn:
+            rng = np.random.default_rng([scene.seed, 7])
+            for camera in range(mj.ncam):
+                mj.cam_pos[camera] += rng.normal(0, look.camera_shift, 3)
+                mujoco.mju_quatIntegrate(mj.cam_quat[camera], rng.normal(0, look.camera_turn, 3), 1.0)
+
+    # -------------------------------------------------------------------------------------------------- motion
+
+    def advance(self, position: np.ndarray, velocity: np.ndarray, twist: np.ndarray) -> None:
+        """N steps. position, velocity [N, J]: what the joints are asked for; twist [N, 3]: the base, in its own frame.
+
+        What is not finite is not passed on to the joints: they stay at their last command, or stand.
+        """
+        mj, data, model = self.model.mj, self.data, self.model
+        bad = ~np.isfinite(position)
+        if bad.any():
+            position = np.where(bad, data.ctrl[model.position], position)
+        limits = mj.jnt_range[mj.actuator_trnid[model.position, 0]]
+        limited = mj.jnt_limited[mj.actuator_trnid[model.position, 0]].astype(bool)
+        position = np.where(limited, np.clip(position, limits[:, 0], limits[:, 1]), position)
+        velocity = np.clip(np.nan_to_num(velocity, nan=0.0), -20.0, 20.0)
+        twist = np.clip(np.nan_to_num(twist, nan=0.0), -5.0, 5.0)
+        base = len(model.base_ctrl) > 0
+        for k in range(len(position)):
+            data.ctrl[model.position] = position[k]
+            data.ctrl[model.feedforward] = velocity[k]
+            if base:
+                yaw = data.qpos[model.base_qpos[2]]
+                c, s = math.cos(yaw), math.sin(yaw)
+                vx, vy, wz = twist[k]
+                data.ctrl[model.base_ctrl] = c * vx - s * vy, s * vx + c * vy, wz
+            mujoco.mj_step(mj, data)
+        self._check()
+        if model.wheels:
+            b = self.base()
+            self._wheels += np.stack(list(model.wheels.values())) @ [b.vx, b.vy, b.wz] * (len(position) * TIMESTEP)
+
+    def _check(self) -> None:
+        for warning in _WARNINGS:
+            if self.data.warning[warning].number:
+                raise PhysicsError(f"the physics came apart ({warning.name[7:]}) in scene {self.scene.name!r}, "
+                                   f"seed {self.scene.seed}")
+
+    def place(self, name: str, position, yaw: float = 0.0) -> None:
+        """Puts a thing of the scene elsewhere, standing, at rest. `position`: of what it stands on."""
+        item, at, dof = self._item(name)
+        x, y, z = position
+        self.data.qpos[at:at + 7] = x, y, z + world.KINDS[item.kind].height, *_yaw_quaternion(yaw)
+        self.data.qvel[dof:dof + 6] = 0.0
+        self._wake(name)
+
+    def push(self, name: str, velocity) -> None:
+        """Gives a thing of the scene a velocity [m/s], as a nudge does."""
+        _, _, dof = self._item(name)
+        self._wake(name)
+        self.data.qvel[dof:dof + 3] = velocity
+
+    def _item(self, name: str) -> tuple[Item, int, int]:
+        if name not in self._items:
+            raise SceneError(f"nothing in the scene is called {name!r}; there are {', '.join(self._items) or 'none'}")
+        mj = self.model.mj
+        joint = mj.body_jntadr[self._bodies[name]]
+        return self._items[name], mj.jnt_qposadr[joint], mj.jnt_dofadr[joint]
+
+    def _wake(self, name: str) -> None:
+        # A sleeping tree is woken by a force on it; the smallest one does.
+        body = self._bodies[name]
+        self.data.xfrc_applied[body, 2] = 1e-12
+        mujoco.mj_forward(self.model.mj, self.data)
+        self.data.xfrc_applied[body] = 0.0
+
+    # ------------------------------------------------------------------------------------------------- readings
+
+    def joints(self) -> tuple[np.ndarray, np.ndarray]:
+        """Positions and velocities [J] of the driven joints."""
+        return self.data.qpos[self.model.qpos].copy(), self.data.qvel[self.model.dof].copy()
+
+    def joint_state(self) -> tuple[tuple[str, ...], np.ndarray, np.ndarray, np.ndarray]:
+        """Names, positions, velocities and efforts of every moving joint, as a joint_state_broadcaster has them."""
+        mj, data, model = self.model.mj, self.data, self.model
+        n = len(model.published) - len(model.wheels)
+        ids = [mj.joint(name).id for name in model.published[:n]]
+        q, v = data.qpos[mj.jnt_qposadr[ids]], data.qvel[mj.jnt_dofadr[ids]]
+        effort = data.qfrc_actuator[mj.jnt_dofadr[ids]]
+        base = self.base()
+        spin = [float(w @ [base.vx, base.vy, base.wz]) for w in model.wheels.values()]
+        return (model.published, np.concatenate([q, self._wheels]), np.concatenate([v, spin]),
+                np.concatenate([effort, np.zeros(len(spin))]))
+
+    def base(self) -> Base:
+        if not len(self.model.base_qpos):
+            return Base(0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
+        x, y, yaw = self.data.qpos[self.model.base_qpos]
+        vx, vy, wz = self.data.qvel[self.model.base_dof]
+        c, s = math.cos(yaw), math.sin(yaw)
+        return Base(float(x), float(y), float(yaw), float(c * vx + s * vy), float(c * vy - s * vx), float(wz))
+
+    def things(self) -> dict[str, Thing]:
+        """Everything of the scene, by name."""
+        result = {}
+        for name, item in self._items.items():
+            _, at, dof = self._item(name)
+            q = self.data.qpos[at:at + 7]
+            result[name] = Thing(item.kind, item.colour, q[:3].copy(), q[3:].copy(), self.data.qvel[dof:dof + 3].copy())
+        return result
+
+    def drawer(self) -> float:
+        """How far the drawer is open, 0 .. 1."""
+        return float(self.data.qpos[self.model.mj.joint("drawer").qposadr[0]] / world.DRAWER_TRAVEL)
+
+    def in_contact(self, name: str) -> set[str]:
+        """Bodies that touch a thing of the scene."""
+        mj, body = self.model.mj, self._bodies[name]
+        touching = set()
+        for contact in self.data.contact[:self.data.ncon]:
+            a, b = (int(mj.geom_bodyid[g]) for g in contact.geom)
+            if body in (a, b):
+                touching.add(mj.body(b if a == body else a).name)
+        return touching
+
+
+class _Neutral:
+    """The parts of a model that scenes change, as they were compiled."""
+
+    FIELDS = ("geom_rgba", "geom_friction", "geom_group", "cam_pos", "cam_quat", "light_pos", "light_diffuse")
+
+    def __init__(self, mj: mujoco.MjModel):
+        self._mj = mj
+        self._values = {field: getattr(mj, field).copy() for field in self.FIELDS}
+        self.ambient = mj.vis.headlight.ambient.copy()
+
+    def restore(self) -> None:
+        for name, value in self._values.items():
+            getattr(self._mj, name)[:] = value
+
+
+def _yaw_quaternion(yaw: float) -> tuple[float, float, float, float]:
+    return math.cos(yaw / 2), 0.0, 0.0, math.sin(yaw / 2)
