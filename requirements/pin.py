@@ -17,7 +17,9 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 PYTHONS = ("3.10", "3.11", "3.12", "3.13", "3.14")
-PLATFORMS = tuple(f"manylinux_2_{minor}_x86_64" for minor in range(28, 4, -1))
+PLATFORMS = tuple(
+    f"manylinux{name}_x86_64" for name in (*(f"_2_{minor}" for minor in range(28, 4, -1)), "2014", "2010", "1")
+)
 
 BASE = (
     "torch==2.13.0",

@@ -26,18 +26,13 @@ def steps(plan: Plan) -> list[Step]:
     requirements = plan.root / "requirements"
     # The virtual environment holds absolute paths, and modules for one version of Python.
     place = digest(plan.venv, plan.version, plan.sourced)
-    interfaces = plan.root / "pi_msgs"
-    messages = sorted(path for path in interfaces.rglob("*") if path.is_file())
+    ros = digest(place, files=(requirements / "ros.txt", requirements / "build.txt"))
+    packages = digest(place, files=(requirements / "base.txt", requirements / "numpy1.txt"))
+    messages = [path for path in _files(plan.root / "pi_msgs") if path.suffix != ".rst"]
+    pi_msgs = digest(ros, *messages, files=messages)
     metadata = [plan.root / name for name in ("package.xml", "setup.py", "setup.cfg")]
-    listed = [
-        path.relative_to(plan.root)
-        for folder in ("launch", "config", "urdf", "rviz")
-        for path in sorted((plan.root / folder).rglob("*"))
-        if path.is_file() and "__pycache__" not in path.parts
-    ]
-    ros = digest(place, requirements / "ros.txt", requirements / "build.txt")
-    packages = digest(place, requirements / "base.txt", requirements / "numpy1.txt")
-    pi_msgs = digest(ros, *messages, *(path.relative_to(interfaces) for path in messages))
+    shared = [path for folder in ("launch", "config", "urdf", "rviz") for path in _files(plan.root / folder)]
+    package = digest(place, *shared, files=metadata)  # they are linked, so that their contents don't matter
     found = [
         Step("system", "compiler and OpenGL", place, lambda runner: system.install(plan, runner), disk=0.4),
         Step("venv", f"virtual environment in {plan.venv.name}", place, lambda runner: _venv(plan, runner)),
@@ -46,10 +41,14 @@ def steps(plan: Plan) -> list[Step]:
              disk=1.0),
         Step("ros", "ROS 2 Kilted and colcon, as wheels", ros, lambda runner: _ros(plan, runner), disk=0.4),
         Step("pi_msgs", "building pi_msgs", pi_msgs, lambda runner: _build(plan, runner, "pi_msgs"), disk=0.1),
-        Step(PACKAGE, f"building {PACKAGE}", digest(place, *metadata, *listed),
+        Step(PACKAGE, f"building {PACKAGE}", package,
              lambda runner: _build(plan, runner, PACKAGE, "--symlink-install")),
     ]
     return [step for step in found if step.name != "ros" or plan.sourced is None]
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
 
 
 def check_disk(plan: Plan, missing: list[Step]) -> None:

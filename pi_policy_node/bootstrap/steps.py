@@ -27,11 +27,10 @@ class Step:
     disk: float = 0.0  # GB that it needs
 
 
-def digest(*parts: object) -> str:
-    """A hash of texts, and of the contents and relative names of files."""
+def digest(*words: object, files: Iterable[Path] = ()) -> str:
+    """A hash of words and of the contents of files."""
     total = hashlib.sha256()
-    for part in parts:
-        data = part.read_bytes() if isinstance(part, Path) else str(part).encode()
+    for data in (*(str(word).encode() for word in words), *(path.read_bytes() for path in files)):
         total.update(len(data).to_bytes(8, "little") + data)
     return total.hexdigest()[:20]
 
