@@ -58,13 +58,13 @@ def loft(outlines: list[np.ndarray], heights: list[float]) -> Mesh:
     rings = np.stack([np.column_stack([o, np.full(len(o), z)]) for o, z in zip(outlines, heights)])
     ahead = np.roll(rings, -1, axis=1)
     a, b, c, d = rings[:-1], ahead[:-1], ahead[1:], rings[1:]
-    sides = np.concatenate([np.stack([a, b, c], axis=2).reshape(-1, 3, 3), np.stack([a, c, d], axis=2).reshape(-1, 3, 3)])
+    skin = [np.stack(corners, axis=2).reshape(-1, 3, 3) for corners in ((a, b, c), (a, c, d))]
     lids = []
     for ring, up in ((rings[0], False), (rings[-1], True)):
         centre = np.broadcast_to(ring.mean(axis=0), ring.shape)
         first, second = (ring, np.roll(ring, -1, axis=0)) if up else (np.roll(ring, -1, axis=0), ring)
         lids.append(np.stack([centre, first, second], axis=1))
-    return np.concatenate([sides, *lids])
+    return np.concatenate([*skin, *lids])
 
 
 def slab(outline: Callable[[float], np.ndarray], bottom: float, top: float, bevel: float) -> Mesh:
@@ -150,7 +150,16 @@ def base() -> dict[str, Mesh]:
         slab(lambda i: rectangle(0.594 - 2 * i, 0.494 - 2 * i, 0.107 - i), 0.178, 0.192, 0.004),  # shadow gap
     )
     light = slab(lambda i: rectangle(0.606 - 2 * i, 0.506 - 2 * i, 0.113 - i), 0.214, 0.222, 0.002)
-    button = move(lathe([(0.022, 0.0), (0.022, 0.012), (0.012, 0.013), (0.012, 0.022), (0.021, 0.024), (0.021, 0.032), (0.014, 0.038)]), -0.235, 0.13, 0.275)  # fmt: skip
+    mushroom = [
+        (0.022, 0.0),
+        (0.022, 0.012),
+        (0.012, 0.013),
+        (0.012, 0.022),
+        (0.021, 0.024),
+        (0.021, 0.032),
+        (0.014, 0.038),
+    ]
+    button = move(lathe(mushroom), -0.235, 0.13, 0.275)
     return {"base_hull": hull, "base_trim": trim, "base_light": light, "base_button": button}
 
 
@@ -221,7 +230,13 @@ def arm() -> dict[str, Mesh]:
     )
 
     fore = along_x(
-        tube([(0.040, 0.050, 0.084, 0.02), (0.050, 0.070, 0.094, 0.025), (0.075, 0.078, 0.096, 0.034), (0.120, 0.074, 0.080, 0.036), (roll - 0.004, 0.072, 0.072, 0.0359)])  # fmt: skip
+        tube([
+            (0.040, 0.050, 0.084, 0.02),
+            (0.050, 0.070, 0.094, 0.025),
+            (0.075, 0.078, 0.096, 0.034),
+            (0.120, 0.074, 0.080, 0.036),
+            (roll - 0.004, 0.072, 0.072, 0.0359),
+        ])
     )
     shell3 = join(fore, both(lying(cheek(0.062, 0.036, 0.034, 0.0345, 0.049))))
     caps3 = join(
@@ -230,18 +245,35 @@ def arm() -> dict[str, Mesh]:
     )
 
     shell4 = join(
-        along_x(tube([(0.006, 0.070, 0.070, 0.0349), (0.030, 0.070, 0.070, 0.0349), (0.070, 0.064, 0.074, 0.03), (0.092, 0.056, 0.076, 0.022), (0.100, 0.046, 0.072, 0.016)])),  # fmt: skip
+        along_x(tube([
+            (0.006, 0.070, 0.070, 0.0349),
+            (0.030, 0.070, 0.070, 0.0349),
+            (0.070, 0.064, 0.074, 0.03),
+            (0.092, 0.056, 0.076, 0.022),
+            (0.100, 0.046, 0.072, 0.016),
+        ])),
         both(move(lying(cheek(0.052, 0.024, 0.027, 0.0265, 0.0385)), wrist - 0.052)),
     )
     caps4 = both(move(along_y(drum(0.019, 0.0375, 0.043, 0.0025)), wrist))
 
     wrist5 = join(
         along_y(drum(0.025, -0.026, 0.026, 0.003)),
-        along_x(tube([(0.0, 0.040, 0.046, 0.012), (0.020, 0.046, 0.050, 0.02), (0.036, 0.058, 0.058, 0.0289), (0.047, 0.058, 0.058, 0.0289)])),  # fmt: skip
+        along_x(tube([
+            (0.0, 0.040, 0.046, 0.012),
+            (0.020, 0.046, 0.050, 0.02),
+            (0.036, 0.058, 0.058, 0.0289),
+            (0.047, 0.058, 0.058, 0.0289),
+        ])),
     )
 
     hand = along_x(
-        tube([(0.008, 0.044, 0.056, 0.02), (0.014, 0.054, 0.100, 0.024), (0.020, 0.058, 0.120, 0.024), (0.044, 0.058, 0.124, 0.016), (0.049, 0.052, 0.118, 0.012)])  # fmt: skip
+        tube([
+            (0.008, 0.044, 0.056, 0.02),
+            (0.014, 0.054, 0.100, 0.024),
+            (0.020, 0.058, 0.120, 0.024),
+            (0.044, 0.058, 0.124, 0.016),
+            (0.049, 0.052, 0.118, 0.012),
+        ])
     )
     rail = join(
         along_x(drum(0.030, 0.001, 0.012, 0.002)),
@@ -258,7 +290,8 @@ def arm() -> dict[str, Mesh]:
         )
     )  # fmt: skip
     # The inner face stays in one plane while the outer one tapers: shear by the half thickness.
-    blade[..., 1] += np.interp(blade[..., 0], [0.013, 0.024, 0.045, 0.066, 0.070], [0.0125, 0.0088, 0.0088, 0.0065, 0.005])
+    stations, half = [0.013, 0.024, 0.045, 0.066, 0.070], [0.0125, 0.0088, 0.0088, 0.0065, 0.005]
+    blade[..., 1] += np.interp(blade[..., 0], stations, half)
     pad = move(along_x(box(0.019, 0.003, 0.028, 0.068, 0.001, 0.0008)), y=0.002)
     return {
         "arm_base": flange,
@@ -290,9 +323,8 @@ def lying(plate: Mesh) -> Mesh:
 
 def camera() -> dict[str, Mesh]:
     body = along_x(box(0.025, 0.09, -0.024, -0.001, 0.0115, 0.004))
-    lens = join(
-        *[move(along_x(drum(radius, -0.004, 0.0, 0.001)), y=y) for radius, y in ((0.0085, 0.0), (0.006, 0.026), (0.006, -0.026))]
-    )  # fmt: skip
+    lenses = [(0.0085, 0.0), (0.006, 0.026), (0.006, -0.026)]
+    lens = join(*[move(along_x(drum(radius, -0.004, 0.0, 0.001)), y=y) for radius, y in lenses])
     return {"camera_body": body, "camera_lens": lens}
 
 

@@ -10,7 +10,10 @@ from pi_policy_node.robot.model import Group
 BASE_TIMEOUT = 0.15  # s: base and arms come to rest together when commands stop
 TYPES = {
     "joint_trajectory": ("joint_trajectory_controller/JointTrajectoryController",),
-    "position": ("forward_command_controller/ForwardCommandController", "position_controllers/JointGroupPositionController"),
+    "position": (
+        "forward_command_controller/ForwardCommandController",
+        "position_controllers/JointGroupPositionController",
+    ),
     "gripper_action": (
         "parallel_gripper_action_controller/GripperActionController",
         "position_controllers/GripperActionController",
@@ -19,13 +22,13 @@ TYPES = {
         "mecanum_drive_controller/MecanumDriveController",
         "omni_wheel_drive_controller/OmniWheelDriveController",
     ),
-}  # fmt: skip
+}
 
 
 def check_controllers(file: Path, groups: tuple[Group, ...]) -> None:
-    """RobotError where a group's controller is missing, of another type, or set in a way that streaming cannot live with.
+    """RobotError where a group's controller is missing, of another type, or set so that streaming to it goes wrong.
 
-    Parameters that are nobody's business here are left alone: the file belongs to ros2_control.
+    Parameters that are no business of ours are left alone: the file belongs to ros2_control.
     """
     document = read_document(file)
     nodes = _nodes(document)

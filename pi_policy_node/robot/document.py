@@ -1,4 +1,4 @@
-"""A strict reader for YAML files written by people: every complaint names the file, the line, the key and the remedy."""
+"""A strict reader for YAML files that people write: a complaint names the file, the line, the key and the remedy."""
 
 from __future__ import annotations
 
@@ -19,46 +19,47 @@ _MISSING: Any = object()
 class _Mapping(dict):
     """A mapping that knows the line of each key."""
 
-    lines: dict[str, int]
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: dict[str, int] = {}
 
 
 class _Loader(yaml.SafeLoader):
     """SafeLoader without YAML 1.1's traps: 1e-3 is a number, a key given twice is an error, yes and off are words."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        seen: dict[str, int] = {}
+        for key_node, _ in node.value:
+            key, line = key_node.value, key_node.start_mark.line + 1
+            if key_node.tag not in ("tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"):
+                raise _error(f"the key {key!r} must be a word", key_node)
+            if seen.setdefault(key, line) != line:
+                raise _error(f"'{key}' is given twice, first on line {seen[key]}: keep one", key_node)
         self.flatten_mapping(node)
         result = _Mapping()
-        result.lines = {}
         for key_node, value_node in node.value:
-            key = self.construct_object(key_node, deep=True)
-            line = key_node.start_mark.line + 1
-            if not isinstance(key, str):
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key!r} must be a word", key_node.start_mark
-                )
-            if key in result:
-                first = result.lines[key]
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"'{key}' is given twice, first on line {first}: keep one", key_node.start_mark
-                )
-            result[key] = self.construct_object(value_node, deep=True)
-            result.lines[key] = line
+            result[key_node.value] = self.construct_object(value_node, deep=True)
+            result.lines[key_node.value] = key_node.start_mark.line + 1
         return result
 
 
+def _error(problem: str, node: yaml.Node) -> yaml.MarkedYAMLError:
+    return yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
+
+
+def _resolve(kind: str, pattern: str, first: str) -> None:
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{kind}", re.compile(pattern), list(first))
+
+
+_TAGS = [f"tag:yaml.org,2002:{kind}" for kind in ("bool", "int", "float", "timestamp")]
 _Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag not in (f"tag:yaml.org,2002:{t}" for t in _REPLACED)]
-    for _REPLACED in [("bool", "int", "float", "timestamp")]
+    first: [resolver for resolver in resolvers if resolver[0] not in _TAGS]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
-_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|false|False)$"), list("tTfF"))
-_Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"^[-+]?\d+$"), list("-+0123456789"))
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(?:(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?|\.(?:inf|Inf))$|^\.(?:nan|NaN)$"),
-    list("-+0123456789."),
-)
-_Loader.add_constructor("tag:yaml.org,2002:map", lambda loader, node: loader.construct_mapping(node))
+_resolve("bool", r"^(?:true|True|false|False)$", "tTfF")
+_resolve("int", r"^[-+]?\d+$", "-+0123456789")
+_resolve("float", r"^[-+]?(?:(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?|\.(?:inf|Inf))$|^\.(?:nan|NaN)$", "-+0123456789.")
+_Loader.add_constructor("tag:yaml.org,2002:map", _Loader.construct_mapping)
 _Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(loader.construct_scalar(node)))
 
 
@@ -152,10 +153,9 @@ class Section:
                 raise self.error(key, f"'{item}' is named twice")
         return value
 
-    def section(self, key: str, default: Any = _MISSING) -> Section:
-        value = self._take(key, default)
-        if value is default:
-            return value
+    def section(self, key: str, *, optional: bool = False) -> Section:
+        """The keys under `key`; none where it is absent and optional."""
+        value = self._take(key, _Mapping() if optional else _MISSING)
         if not isinstance(value, _Mapping):
             raise self.error(key, f"must hold keys of its own (key: value), not {_kind(value)}")
         return Section(self.file, self._at(key), value)
@@ -187,8 +187,8 @@ class Section:
         if value is None:  # `key:` with nothing behind it counts as absent
             if default is not _MISSING:
                 return default
-            near = suggest(key, [name for name in self._values if name not in self._known])
-            raise self.error(key, f"is missing{f' (is it the {near[15:-1]}?)' if near else ''}")
+            near = _near(key, [name for name in self._values if name not in self._known])
+            raise self.error(key, f"is missing; is it '{near}'?" if near else "is missing")
         return value
 
     def _number(self, key: str, value: Any, above: float, low: float, high: float, unit: str) -> float:
@@ -212,8 +212,12 @@ class Section:
 
 def suggest(word: str, known: Iterable[str]) -> str:
     """"; did you mean 'x'?" or nothing."""
-    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
-    return f"; did you mean '{near[0]}'?" if near else ""
+    near = _near(word, known)
+    return f"; did you mean '{near}'?" if near else ""
+
+
+def _near(word: str, known: Iterable[str]) -> str | None:
+    return next(iter(difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)), None)
 
 
 def any_of(words: Collection[str]) -> str:

@@ -55,7 +55,7 @@ class Kinematics:
         self._base = robot.base_frame
         self._urdf = urdf.parse(robot.urdf_file, robot.urdf())
         self._size = len(robot.action_names)
-        self._driven = _driven(robot)
+        self._driven = _driven(robot, self._urdf)
         self._chains: dict[str, _Chain] = {}
         self._tools = {group.name: self._chain(group.tool) for group in robot.groups if group.tool}
 
@@ -121,7 +121,7 @@ class Kinematics:
         return self._chains[link]
 
 
-def _driven(robot: Robot) -> dict[str, tuple[int, float, float]]:
+def _driven(robot: Robot, tree: urdf.Urdf) -> dict[str, tuple[int, float, float]]:
     """joint -> (column, scale, offset): position = scale * action + offset"""
     driven = {}
     for group in robot.groups:
@@ -131,6 +131,11 @@ def _driven(robot: Robot) -> dict[str, tuple[int, float, float]]:
                 driven[joint] = (column, group.gripper.open - group.gripper.closed, group.gripper.closed)
                 for name, low, high in group.gripper.mimic:
                     driven[name] = (column, high - low, low)
+    for joint in tree.joints.values():  # linkages: joints of an arm that follow another one
+        if joint.mimic and joint.mimic.joint in driven and joint.name not in driven:
+            column, scale, offset = driven[joint.mimic.joint]
+            multiplier = joint.mimic.multiplier
+            driven[joint.name] = (column, multiplier * scale, multiplier * offset + joint.mimic.offset)
     return driven
 
 

@@ -80,7 +80,8 @@ def package_folder(file: Path, package: str) -> Path:
 
         return Path(get_package_share_directory(package))
     except (ImportError, LookupError, ValueError):
-        raise RobotError(file, "", f"package://{package} is in no sourced workspace: source its install/setup.bash") from None
+        missing = f"package://{package} is in no sourced workspace: source its install/setup.bash"
+        raise RobotError(file, "", missing) from None
 
 
 @functools.lru_cache(maxsize=16)
