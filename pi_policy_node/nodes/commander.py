@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from typing import NoReturn
 
 from pi_msgs.action import ExecuteTask
@@ -23,6 +24,7 @@ from pi_policy_node.task import Brain, Bridge, Lease, Outcome, Refused, Report, 
 RENEWAL = 0.2  # s
 EXPIRY = 1.0  # s
 STOP_LIMIT = 1.0  # s for the bridge to confirm a stop
+SPACING = 0.05  # s between statuses: a latched topic of depth 1 delivers only the last one of a burst
 
 
 class CommanderNode(ManagedNode):
@@ -37,6 +39,7 @@ class CommanderNode(ManagedNode):
         self.goal: tuple[str, ServerGoalHandle, Future] | None = None  # task id, its action goal, its end
         self.leases = self.create_publisher(Instruction, "instruction", RELIABLE1)
         self.statuses = self.create_publisher(TaskStatus, "task/status", LATCHED)
+        self.outbox: deque[TaskStatus] = deque()
         self.stop_client = self.create_client(Trigger, "stop")
         for topic in ("command", "vla/instruction"):
             self.create_subscription(String, topic, lambda message: self.on_words(message.data), RELIABLE10)
@@ -46,6 +49,7 @@ class CommanderNode(ManagedNode):
                                    cancel_callback=self.on_cancel)
         steady_timer(self, RENEWAL, self.renew)
         steady_timer(self, 0.1, self.on_tick)
+        steady_timer(self, SPACING, self.send)
         self.diagnostics.set("task", STALE, "not active")
         self.publish(self.brain.outcome)
 
@@ -58,6 +62,8 @@ class CommanderNode(ManagedNode):
     def deactivate(self) -> None:
         """Withdraws the lease: the robot comes to rest."""
         self.brain.end(State.CANCELLED, "the commander was shut down", now=time.monotonic())
+        while self.outbox:
+            self.send()
         self.diagnostics.set("task", STALE, "not active")
 
     # ------------------------------------------------------------------------------------------------------ commands
@@ -69,6 +75,8 @@ class CommanderNode(ManagedNode):
         elif not self.active:
             self.brain.refuse(text, "the commander is not active")
         elif is_cancel(text):
+            if self.brain.lease is None:
+                self.brain.refuse(text, "there is no task to cancel")
             self.brain.end(State.CANCELLED, "cancelled by words", now=time.monotonic())
         else:
             try:
@@ -193,7 +201,14 @@ class CommanderNode(ManagedNode):
                              subtask=outcome.subtask, progress=outcome.progress, elapsed=outcome.elapsed,
                              latency=outcome.latency)
         message.header.stamp = self.get_clock().now().to_msg()
-        self.statuses.publish(message)
+        if self.outbox and (self.outbox[-1].id, self.outbox[-1].state) == (message.id, message.state):
+            self.outbox.pop()
+        self.outbox.append(message)
+
+    def send(self) -> None:
+        """The next status that waits."""
+        if self.outbox:
+            self.statuses.publish(self.outbox.popleft())
 
     def renew(self) -> None:
         """The lease, at 5 Hz. When this process dies, it ends within EXPIRY."""

@@ -229,10 +229,12 @@ class ManagedNode(LifecycleNode):
                 traceback.print_exc()
             self.diagnostics.set("lifecycle", ERROR, f"cannot {verb}: {reason}")
             if undo is not None:
-                self._transition(f"undo '{verb}'", undo)
+                try:
+                    undo()
+                except Exception as another:
+                    self.get_logger().error(f"nor undo it: {describe(another)}")
             return TransitionCallbackReturn.FAILURE
-        if undo is not None or verb != "clean up":
-            self.diagnostics.set("lifecycle", OK, f"{verb}: done")
+        self.diagnostics.set("lifecycle", OK, f"{verb}: done")
         return TransitionCallbackReturn.SUCCESS
 
 
