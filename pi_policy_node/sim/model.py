@@ -10,7 +10,7 @@ import mujoco
 import numpy as np
 
 from pi_policy_node.robot import Robot, RobotError
-from pi_policy_node.sim import world
+from pi_policy_node.sim import meshes, world
 
 TIMESTEP = 0.002  # s
 STIFFNESS = 60.0  # rad/s: the natural frequency of every position-controlled joint, critically damped
@@ -77,14 +77,17 @@ def _robot_spec(robot: Robot) -> tuple[mujoco.MjSpec, dict[str, np.ndarray]]:
     base = spec.body(robot.base_frame)
     if base is None:
         raise RobotError(robot.urdf_file, robot.base_frame, "is not a body of the model")
+    visuals = []
     for body in _bodies(base):
         body.gravcomp = 1.0
         for geom in body.geoms:
             if geom.contype:  # a collision shape; URDF visuals come with contype 0
-                geom.contype, geom.conaffinity, geom.group = world.ROBOT, world.WORLD | world.ROBOT, 3
+                geom.contype, geom.conaffinity, geom.group = world.ROBOT, world.WORLD | world.ROBOT, meshes.COLLISION
                 geom.condim = 3
             else:
-                geom.group = 1
+                geom.group = meshes.ALWAYS
+                visuals.append(geom)
+    meshes.add_coarse_copies(spec, visuals)
     _grip(robot, spec)
     wheels = _wheels(robot, spec)
     for joint in spec.joints:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import mujoco
 import numpy as np
 
-from pi_policy_node.sim import world
+from pi_policy_node.sim import meshes, world
 from pi_policy_node.sim.model import TIMESTEP, Model
 from pi_policy_node.sim.scene import Item, Scene, SceneError
 
@@ -105,7 +105,7 @@ class Physics:
         mj.tree_sleep_policy[mj.body_treeid[body]] = policy.mjSLEEP_INIT if item is None else policy.mjSLEEP_ALLOWED
         first = mj.body_geomadr[body]
         for geom in range(first, first + mj.body_geomnum[body]):
-            mj.geom_group[geom] = 5 if item is None else 0  # groups above 2 are not drawn
+            mj.geom_group[geom] = meshes.HIDDEN if item is None else meshes.ALWAYS
             if item is not None:
                 mj.geom_rgba[geom, :3] = world.COLOURS[item.colour]
                 mj.geom_friction[geom] *= item.friction
@@ -115,7 +115,8 @@ class Physics:
         tint = np.array(look.tint)
         mj.light_diffuse[mj.light("lamp").id] *= look.lamp * tint
         mj.light_diffuse[mj.light("window").id] *= look.window * tint
-        mj.light_pos[mj.light("lamp").id] += look.lamp_shift
+        direction = mj.light_dir[mj.light("lamp").id] + look.lamp_turn
+        mj.light_dir[mj.light("lamp").id] = direction / np.linalg.norm(direction)
         mj.vis.headlight.ambient[:] = self._neutral.ambient * look.ambient * tint
         mj.geom_rgba[mj.geom("table").id, :3] = np.clip(look.table, 0, 1.2)
         if look.camera_shift or look.camera_turn:
@@ -242,7 +243,7 @@ class Physics:
 class _Neutral:
     """The parts of a model that scenes change, as they were compiled."""
 
-    FIELDS = ("geom_rgba", "geom_friction", "geom_group", "cam_pos", "cam_quat", "light_pos", "light_diffuse")
+    FIELDS = ("geom_rgba", "geom_friction", "geom_group", "cam_pos", "cam_quat", "light_dir", "light_diffuse")
 
     def __init__(self, mj: mujoco.MjModel):
         self._mj = mj

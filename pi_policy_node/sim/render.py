@@ -5,6 +5,7 @@ from __future__ import annotations
 import mujoco
 import numpy as np
 
+from pi_policy_node.sim import meshes
 from pi_policy_node.sim.model import Model
 
 
@@ -21,14 +22,17 @@ class Renderer:
         self._gl.make_current()
         mj.vis.quality.offsamples = 8 if pretty else 0  # read when the context is made
         mj.vis.quality.shadowsize = 4096 if pretty else 0
+        mj.vis.quality.numquads = 4 if pretty else 1
+        mj.vis.quality.numslices, mj.vis.quality.numstacks = (48, 24) if pretty else (16, 8)
         mj.vis.global_.offwidth, mj.vis.global_.offheight = width, height
         self._context = mujoco.MjrContext(mj, mujoco.mjtFontScale.mjFONTSCALE_100)
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
         self._scene = mujoco.MjvScene(mj, maxgeom=500)
-        for flag in (mujoco.mjtRndFlag.mjRND_SHADOW, mujoco.mjtRndFlag.mjRND_REFLECTION):
-            self._scene.flags[flag] = pretty
+        for flag in ("SHADOW", "REFLECTION", "SKYBOX"):  # on the CPU the sky alone takes as long as all the rest
+            self._scene.flags[getattr(mujoco.mjtRndFlag, f"mjRND_{flag}")] = pretty
         self._option = mujoco.MjvOption()
-        self._option.geomgroup[:] = [1, 1, 1, 0, 0, 0]
+        self._option.geomgroup[:] = 0
+        self._option.geomgroup[[meshes.ALWAYS, meshes.PRETTY if pretty else meshes.FAST]] = 1
         self._perturb = mujoco.MjvPerturb()
         self._size = height, width
 

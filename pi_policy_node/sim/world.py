@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import mujoco
 import numpy as np
 
+from pi_policy_node.sim import meshes
+
 # Which geoms touch which: two touch when one's type is in the other's affinity.
 WORLD, ROBOT, FLOOR = 1, 2, 4
 
@@ -242,21 +244,23 @@ def _static(spec: mujoco.MjSpec, low, high, colour=(1, 1, 1), **other) -> None:
 
 def _room(spec: mujoco.MjSpec) -> None:
     floor = _Body(spec.worldbody, contype=FLOOR, conaffinity=0)
-    floor.add(_PLANE, [3.5, 3.5, 0.1], (-0.2, -0.4, 0), name="floor", material="parquet", rgba=[1, 1, 1, 1])
+    floor.add(_PLANE, [3.5, 3.5, 0.1], (-0.2, -0.4, 0), name="floor", material="parquet", rgba=[1, 1, 1, 1],
+              group=meshes.PRETTY)
+    floor.add(_PLANE, [3.5, 3.5, 0.1], (-0.2, -0.4, 0), contype=0, rgba=[0.56, 0.52, 0.47, 1], group=meshes.FAST)
     seen = dict(contype=0, conaffinity=0)
-    for low, high, colour in (((3.0, -3.9, 0), (3.1, 3.1, 2.5), (0.80, 0.79, 0.75)),   # in front of the robot
-                              ((-3.8, -3.9, 0), (-3.7, 3.1, 2.5), (0.66, 0.74, 0.77)),  # behind
-                              ((-3.7, 3.0, 0), (3.0, 3.1, 2.5), (0.77, 0.72, 0.64)),    # left
-                              ((-3.7, -3.9, 0), (3.0, -3.8, 2.5), (0.72, 0.76, 0.69)),  # right
+    for low, high, colour in (((3.0, -3.9, 0), (3.1, 3.1, 2.9), (0.80, 0.79, 0.75)),   # in front of the robot
+                              ((-3.8, -3.9, 0), (-3.7, 3.1, 2.9), (0.66, 0.74, 0.77)),  # behind
+                              ((-3.7, 3.0, 0), (3.0, 3.1, 2.9), (0.77, 0.72, 0.64)),    # left
+                              ((-3.7, -3.9, 0), (3.0, -3.8, 2.9), (0.72, 0.76, 0.69)),  # right
                               ((2.97, -1.1, 1.0), (3.0, 0.1, 1.8), (0.30, 0.42, 0.52)),  # a picture
                               ((-3.7, 0.2, 0), (-3.67, 1.1, 2.0), (0.45, 0.31, 0.22)),  # a door
                               ((-1.65, 0.55, 0.001), (-0.75, 1.25, 0.004), (0.16, 0.36, 0.34))):  # the dock's mat
         _static(spec, low, high, colour, **seen)
-    spec.worldbody.add_light(name="lamp", pos=[0.4, 0.3, 2.4], dir=[0.05, -0.1, -1], diffuse=[0.45] * 3,
-                             specular=[0.1] * 3, castshadow=True, type=mujoco.mjtLightType.mjLIGHT_SPOT, cutoff=75,
-                             exponent=4)
-    spec.worldbody.add_light(name="window", pos=[-2.0, 2.0, 2.4], dir=[0.5, -0.45, -0.75], diffuse=[0.35] * 3,
-                             specular=[0.05] * 3, castshadow=False, type=mujoco.mjtLightType.mjLIGHT_DIRECTIONAL)
+    lights = dict(type=mujoco.mjtLightType.mjLIGHT_DIRECTIONAL)
+    spec.worldbody.add_light(name="lamp", pos=[0.4, 0.3, 2.6], dir=[0.10, -0.15, -1], diffuse=[0.42] * 3,
+                             specular=[0.1] * 3, castshadow=True, **lights)
+    spec.worldbody.add_light(name="window", pos=[-2.0, 2.0, 2.4], dir=[0.6, -0.45, -0.55], diffuse=[0.32] * 3,
+                             specular=[0.05] * 3, castshadow=False, **lights)
 
 
 def _furniture(spec: mujoco.MjSpec) -> None:
