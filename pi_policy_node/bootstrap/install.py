@@ -91,10 +91,9 @@ def _pip(plan: Plan, runner: Runner, *arguments: object) -> None:
 
 def _torch(plan: Plan, runner: Runner) -> None:
     """The CPU build where pip can have it and there is no GPU; the default build otherwise."""
-    pins = ("-c", _pins(plan))
     if platform.machine() == "x86_64" and not system.has_nvidia_gpu():
         try:
-            return _pip(plan, runner, f"torch=={TORCH}+cpu", *pins)
+            return _pip(plan, runner, f"torch=={TORCH}+cpu", "--no-deps")  # the next step brings them
         except StepFailed as error:
             if "No matching distribution found for torch" not in error.reason:
                 raise
@@ -103,7 +102,7 @@ def _torch(plan: Plan, runner: Runner) -> None:
             f"no GPU here, but pip's index has only the CUDA build of torch: about {CUDA_TORCH_GB:.0f} GB on disk; "
             f"with a folder of PyTorch's CPU wheels in PIP_FIND_LINKS it is 1 GB"
         )
-    _pip(plan, runner, f"torch=={TORCH}", *pins)
+    _pip(plan, runner, f"torch=={TORCH}", "-c", _pins(plan))
 
 
 def _packages(plan: Plan, runner: Runner) -> None:

@@ -15,6 +15,7 @@ from pi_policy_node.bootstrap import SetupError
 
 OLDEST, NEWEST = (3, 10), (3, 14)
 WHEELS = "kilted"  # the distribution of requirements/ros.txt
+INSTALLS = Path("/opt/ros")  # where apt puts a ROS
 # These don't know ROS_AUTOMATIC_DISCOVERY_RANGE: a demo there could not be kept on its own host.
 TOO_OLD = ("foxy", "galactic", "humble")
 
@@ -71,7 +72,7 @@ def _is_venv(prefix: Path) -> bool:
 
 def _plan_wheels(root: Path, env: Mapping[str, str]) -> Plan:
     distro = env.get("ROS_DISTRO", "")
-    setup = Path("/opt/ros") / distro / "setup.sh"
+    setup = INSTALLS / distro / "setup.sh"
     if distro and setup.is_file():
         raise SetupError(
             f"ROS_DISTRO says {distro}, but that ROS is not sourced here: type `. {setup}` first, or `unset "
