@@ -91,14 +91,16 @@ class NotFinite(Exception):
     """A policy's actions hold NaN or infinity."""
 
 
-def committed(last: Chunk | None, stamp: float, until: float, state: np.ndarray, robot: Robot) -> tuple[float, Prefix | None]:
+def committed(last: Chunk | None, task: str, *, stamp: float, until: float, state: np.ndarray,
+              robot: Robot) -> tuple[float, Prefix | None]:
     """When row 0 of the next chunk is due, and the rows from there on that will have run at `until`.
 
     The next chunk keeps the time grid of the last one, so that its fixed rows are that one's rows and not
-    interpolations. Without a last chunk, or where the robot is not where that one would have it (it was held), nothing
-    is committed and row 0 is due at the stamp of the observation.
+    interpolations. Nothing is committed, and row 0 is due at the stamp of the observation, without a last chunk, after
+    one of another task (the bridge brakes at once when the instruction changes), and where the robot is not where that
+    chunk would have it (it was held).
     """
-    if last is None or len(last.rows) == 0:
+    if last is None or len(last.rows) == 0 or last.task != task:
         return stamp, None
     played = min(len(last.rows), int((last.observed + robot.max_blind - last.stamp) / robot.dt) + 1)
     first = max(math.ceil((stamp - last.stamp) / robot.dt - 1e-6), 0)
@@ -250,7 +252,8 @@ class PolicyLoop:
             self._served = task.id
             getattr(self._policy, "reset", lambda: None)()  # a policy with a memory forgets the task before
         until = self._now() + self._expected() + TRANSPORT
-        stamp, prefix = committed(self._last, observation.stamp, until, observation.state, self._robot)
+        stamp, prefix = committed(self._last, task.id, stamp=observation.stamp, until=until,
+                                  state=observation.state, robot=self._robot)
         try:
             result = self._policy.infer(replace(observation, prompt=task.prompt), prefix=prefix,
                                         deadline=begin + self._deadline, cancel=cancel)

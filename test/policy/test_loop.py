@@ -100,45 +100,53 @@ def bench():
 # ---------------------------------------------------------------------------------------------------- committed rows
 
 
+def commit(chunk, stamp, until, state, task="one"):
+    return committed(chunk, task, stamp=stamp, until=until, state=state, robot=ROBOT)
+
+
 def last(stamp=10.0, observed=10.0, rows=None):
     return Chunk(stamp, ramp() if rows is None else rows, "one", observed)
 
 
 def test_nothing_is_committed_without_a_last_chunk():
-    assert committed(None, 10.0, 10.1, ROBOT.home, ROBOT) == (10.0, None)
-    assert committed(last(rows=np.empty((0, A))), 10.0, 10.1, ROBOT.home, ROBOT) == (10.0, None)
+    assert commit(None, 10.0, 10.1, ROBOT.home) == (10.0, None)
+    assert commit(last(rows=np.empty((0, A))), 10.0, 10.1, ROBOT.home) == (10.0, None)
 
 
 def test_committed_rows_are_those_of_the_last_chunk_on_its_own_time_grid():
-    stamp, prefix = committed(last(), 10.105, 10.19, ROBOT.home, ROBOT)
+    stamp, prefix = commit(last(), 10.105, 10.19, ROBOT.home)
     assert stamp == pytest.approx(10.12)  # the first row at or after the observation
     np.testing.assert_array_equal(prefix.rows, ramp()[6:10])  # until 10.19: rows due at .12 .14 .16 .18
 
 
 def test_rows_beyond_max_blind_are_not_committed():
-    stamp, prefix = committed(last(), 10.75, 10.95, ramp()[37], ROBOT)
+    stamp, prefix = commit(last(), 10.75, 10.95, ramp()[37])
     assert stamp == pytest.approx(10.76) and len(prefix.rows) == 3  # 10.76, 10.78, 10.80
 
 
+def test_another_task_commits_nothing():
+    assert commit(last(), 10.1, 10.2, ROBOT.home, task="two") == (10.1, None)
+
+
 def test_a_plan_that_has_run_out_commits_nothing():
-    assert committed(last(), 11.5, 11.6, ROBOT.home, ROBOT) == (11.5, None)
+    assert commit(last(), 11.5, 11.6, ROBOT.home) == (11.5, None)
 
 
 def test_a_clock_that_jumped_back_commits_nothing():
-    assert committed(last(), 5.0, 5.1, ROBOT.home, ROBOT) == (5.0, None)
+    assert commit(last(), 5.0, 5.1, ROBOT.home) == (5.0, None)
 
 
 def test_a_robot_that_does_not_follow_is_planned_for_from_where_it_is():
     fast = ramp(speed=0.02)  # after 30 rows 0.6 rad away
-    assert committed(last(rows=fast), 10.6, 10.7, ROBOT.home, ROBOT) == (10.6, None)
+    assert commit(last(rows=fast), 10.6, 10.7, ROBOT.home) == (10.6, None)
     lagging = fast[24]  # 0.12 s behind
-    _, prefix = committed(last(rows=fast), 10.6, 10.7, np.where(ROBOT.is_base, 0.0, lagging), ROBOT)
+    _, prefix = commit(last(rows=fast), 10.6, 10.7, np.where(ROBOT.is_base, 0.0, lagging))
     assert prefix is not None
 
 
 def test_a_gripper_on_a_block_does_not_count_as_not_following():
     state = ROBOT.home - 0.9 * ROBOT.is_gripper
-    assert committed(last(), 10.1, 10.2, state, ROBOT)[1] is not None
+    assert commit(last(), 10.1, 10.2, state)[1] is not None
 
 
 # ----------------------------------------------------------------------------------------------------------- the loop
@@ -238,14 +246,16 @@ def test_a_new_instruction_discards_what_is_being_thought_out(bench):
     assert bench.policy.resets == 2  # one for each task
 
 
-def test_a_new_instruction_keeps_only_the_committed_rows(bench):
+def test_another_task_begins_from_rest_and_another_step_keeps_the_committed_rows(bench):
     bench = bench()
-    bench.instruct("one", "old")
+    bench.instruct("one", "first step")
     bench.next_chunk()
-    bench.instruct("two", "new")
-    bench.policy.answer = lambda *_: ramp(start=0.01)
+    bench.instruct("one", "second step")
     _, chunk = bench.next_chunk()
-    assert chunk.task == "two" and 0 < chunk.fixed < 10
+    assert chunk.task == "one" and 0 < chunk.fixed < 10 and bench.policy.resets == 1
+    bench.instruct("two", "other words")
+    _, chunk = bench.next_chunk()
+    assert chunk.task == "two" and chunk.fixed == 0 and bench.policy.resets == 2
 
 
 @pytest.mark.parametrize("error, code", [
