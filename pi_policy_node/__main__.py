@@ -68,7 +68,7 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     module = importlib.import_module(f"pi_policy_node.cli.{name}")
     parser = argparse.ArgumentParser(
-        prog=f"pi {name}", description=module.HELP, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog=f"./pi {name}", description=module.HELP, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     module.add_arguments(parser)
     if getattr(module, "PASSES_ON", False):

@@ -88,7 +88,7 @@ def _add_prefixes(env: dict[str, str], venv: Path) -> None:
         # executing every Python a second time.
         libraries = [*sorted(_site_packages(venv).glob("ros_*.libs")), venv / "lib", *libraries]
         env["_ROS_WHEELS_BOOTSTRAP_COMPLETE"] = "1"
-        env.setdefault("RMW_IMPLEMENTATION", "rmw_fastrtps_cpp")
+        env["RMW_IMPLEMENTATION"] = "rmw_fastrtps_cpp"  # the only one among the wheels
     packages = [install / "lib" / python / "site-packages"]
     if (checkout() / PACKAGE).is_dir():
         packages.insert(0, checkout())  # an edit in the checkout needs no rebuild
