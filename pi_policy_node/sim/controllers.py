@@ -59,7 +59,11 @@ class History:
 
     def add(self, reference: Reference) -> None:
         rows = np.concatenate([reference.time[:, None], *reference[1:]], axis=1)[-len(self._rows):]
-        self._rows[(self._count + np.arange(len(rows))) % len(self._rows)] = rows
+        at = self._count % len(self._rows)
+        if at + len(rows) <= len(self._rows):
+            self._rows[at:at + len(rows)] = rows
+        else:
+            self._rows[(at + np.arange(len(rows))) % len(self._rows)] = rows
         self._count += len(rows)
 
     def read(self, since: float = -math.inf) -> Reference:
@@ -101,7 +105,7 @@ class _Controller:
 
     def _accept(self, *values: Sequence[float]) -> None:
         self.counters["accepted"] += 1
-        if not all(np.isfinite(v).all() for v in values):
+        if not np.isfinite(np.concatenate([np.ravel(v) for v in values])).all():
             self.counters["accepted_nan"] += 1
 
     def _record(self, times: np.ndarray, position, velocity, acceleration) -> Reference:
@@ -194,32 +198,44 @@ class _Spline:
                    for column in list(zip(*knots))[1:4])  # [n+1, J]
         moving = np.array([bool(len(k.velocities)) for k in knots])
         bending = np.array([bool(len(k.accelerations)) for k in knots])
-        h = np.maximum(np.diff(self.time), 1e-12)[:, None]  # [n, 1]
+        has_v = moving[1:] & moving[:-1]
+        has_a = has_v & bending[1:] & bending[:-1]
+        h = np.maximum(self.time[1:] - self.time[:-1], 1e-12)[:, None]  # [n, 1]
         dp, v0, v1, a0, a1 = p[1:] - p[:-1], v[:-1], v[1:], a[:-1], a[1:]
-        zero = np.zeros_like(dp)
-        linear = [p[:-1], dp / h, zero, zero, zero, zero]
-        cubic = [p[:-1], v0, (3 * dp / h - 2 * v0 - v1) / h, (v0 + v1 - 2 * dp / h) / h**2, zero, zero]
-        quintic = [p[:-1], v0, a0 / 2,
-                   (20 * dp - (8 * v1 + 12 * v0) * h - (3 * a0 - a1) * h**2) / (2 * h**3),
-                   (-30 * dp + (14 * v1 + 16 * v0) * h + (3 * a0 - 2 * a1) * h**2) / (2 * h**4),
-                   (12 * dp - 6 * (v1 + v0) * h + (a1 - a0) * h**2) / (2 * h**5)]
-        has_v = (moving[1:] & moving[:-1])[:, None]
-        has_a = has_v & (bending[1:] & bending[:-1])[:, None]
-        self.coefficients = np.stack([np.where(has_a, q, np.where(has_v, c, n))
-                                      for q, c, n in zip(quintic, cubic, linear)])  # [6, n, J]
+        curve = [p[:-1], dp / h]
+        if has_v.any():  # the few numpy calls of a straight line are what lockstep's speed hangs on
+            cubic = [p[:-1], v0, (3 * dp / h - 2 * v0 - v1) / h, (v0 + v1 - 2 * dp / h) / h**2]
+            curve = _choose(has_v, cubic, curve)
+        if has_a.any():
+            quintic = [p[:-1], v0, a0 / 2,
+                       (20 * dp - (8 * v1 + 12 * v0) * h - (3 * a0 - a1) * h**2) / (2 * h**3),
+                       (-30 * dp + (14 * v1 + 16 * v0) * h + (3 * a0 - 2 * a1) * h**2) / (2 * h**4),
+                       (12 * dp - 6 * (v1 + v0) * h + (a1 - a0) * h**2) / (2 * h**5)]
+            curve = _choose(has_a, quintic, curve)
+        self.curve = np.array(curve)  # [degree + 1, n, J]
         self.end = p[-1], v[-1], a[-1]
 
     def sample(self, times: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        segment = np.clip(np.searchsorted(self.time, times, side="right") - 1, 0, len(self.time) - 2)
-        c = self.coefficients[:, segment]  # [6, N, J]
-        t = np.clip(times - self.time[segment], 0.0, None)[:, None]
-        position = c[0] + t * (c[1] + t * (c[2] + t * (c[3] + t * (c[4] + t * c[5]))))
-        velocity = c[1] + t * (2 * c[2] + t * (3 * c[3] + t * (4 * c[4] + t * 5 * c[5])))
-        acceleration = 2 * c[2] + t * (6 * c[3] + t * (12 * c[4] + t * 20 * c[5]))
-        over = times >= self.time[-1]
-        for curve, last in zip((position, velocity, acceleration), self.end):
-            curve[over] = last
+        """Position, velocity and acceleration [N, J] at the times [N]."""
+        segment = np.searchsorted(self.time, times, side="right") - 1
+        over = segment >= len(self.time) - 1
+        segment = np.minimum(np.maximum(segment, 0), len(self.time) - 2)
+        c = self.curve[:, segment]  # [degree + 1, N, J]
+        t = np.maximum(times - self.time[segment], 0.0)[:, None]
+        position, velocity, acceleration = c[-1], np.zeros_like(c[0]), np.zeros_like(c[0])
+        for k in range(len(c) - 2, -1, -1):  # Horner's scheme for the polynomial and its derivatives
+            acceleration = acceleration * t + 2 * velocity
+            velocity = velocity * t + position
+            position = position * t + c[k]
+        if over.any():
+            position[over], velocity[over], acceleration[over] = self.end
         return position, velocity, acceleration
+
+
+def _choose(where: np.ndarray, curve: list[np.ndarray], otherwise: list[np.ndarray]) -> list[np.ndarray]:
+    """Coefficients of `curve` in the segments where that is so, of `otherwise`, of lower degree, in the others."""
+    zero = [np.zeros_like(curve[0])] * (len(curve) - len(otherwise))
+    return [np.where(where[:, None], c, o) for c, o in zip(curve, [*otherwise, *zero])]
 
 
 class PositionController(_Controller):

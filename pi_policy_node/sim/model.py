@@ -18,7 +18,7 @@ GRIP_STIFFNESS = 2500.0  # N/m or Nm/rad: full force once the fingers are 2 cm s
 ARMATURE = 0.002  # kg m^2 of rotor, seen through the gears, per Nm of effort; kg per N for prismatic joints
 BASE_LAG = 0.04  # s: time constant of the wheels' velocity control
 BASE_FORCE = np.array([400.0, 400.0, 120.0])  # N, N, Nm: what the wheels can bring to the floor
-PAD_FRICTION = np.array([0.9, 0.015, 0.0002])  # sliding, torsional (m), rolling (m)
+PAD_FRICTION = np.array([0.3, 0.010, 0.0002])  # sliding, torsional (m), rolling (m); the larger of pad's and thing's counts
 BENCH = 0.70  # m: a robot without a base stands at the height of the table
 BASE_JOINTS = ("base_x", "base_y", "base_yaw")
 
@@ -128,7 +128,9 @@ def _bodies(body):
 
 
 def _grip(robot: Robot, spec: mujoco.MjSpec) -> None:
-    """Rubber on the fingers: what a gripper's joints move."""
+    """Rubber on the fingers, and a stiff coupling between them."""
+    for equality in spec.equalities:  # the URDF's mimic joints
+        equality.solref[:2], equality.solimp[:3] = [2 * TIMESTEP, 1.0], [0.99, 0.999, 0.0005]
     for group in robot.groups:
         if group.gripper is None:
             continue

@@ -51,6 +51,10 @@ class Physics:
         self._bodies: dict[str, int] = {}  # name in the scene -> body
         self._items: dict[str, Item] = {}
         self._wheels = np.zeros(len(model.wheels))
+        self._yaw = int(model.base_qpos[2]) if len(model.base_qpos) else -1
+        joints = model.mj.actuator_trnid[model.position, 0]
+        ends, limited = model.mj.jnt_range[joints].T, model.mj.jnt_limited[joints].astype(bool)
+        self._limits = np.where(limited, ends[0], -np.inf), np.where(limited, ends[1], np.inf)
         self._neutral = _Neutral(model.mj)
         self._slots = {kind: [model.mj.body(name).id for name, k in world.slots() if k == kind] for kind in world.KINDS}
 
@@ -136,20 +140,17 @@ class Physics:
         bad = ~np.isfinite(position)
         if bad.any():
             position = np.where(bad, data.ctrl[model.position], position)
-        limits = mj.jnt_range[mj.actuator_trnid[model.position, 0]]
-        limited = mj.jnt_limited[mj.actuator_trnid[model.position, 0]].astype(bool)
-        position = np.where(limited, np.clip(position, limits[:, 0], limits[:, 1]), position)
-        velocity = np.clip(np.nan_to_num(velocity, nan=0.0), -20.0, 20.0)
-        twist = np.clip(np.nan_to_num(twist, nan=0.0), -5.0, 5.0)
+        controls = np.zeros((len(position), mj.nu))
+        controls[:, model.position] = np.clip(position, *self._limits)
+        controls[:, model.feedforward] = np.nan_to_num(np.clip(velocity, -20.0, 20.0), nan=0.0)
+        rows = np.nan_to_num(np.clip(twist, -5.0, 5.0), nan=0.0).tolist()
         base = len(model.base_ctrl) > 0
-        for k in range(len(position)):
-            data.ctrl[model.position] = position[k]
-            data.ctrl[model.feedforward] = velocity[k]
+        for control, (vx, vy, wz) in zip(controls, rows):
             if base:
-                yaw = data.qpos[model.base_qpos[2]]
+                yaw = data.qpos[self._yaw]
                 c, s = math.cos(yaw), math.sin(yaw)
-                vx, vy, wz = twist[k]
-                data.ctrl[model.base_ctrl] = c * vx - s * vy, s * vx + c * vy, wz
+                control[model.base_ctrl] = c * vx - s * vy, s * vx + c * vy, wz
+            data.ctrl = control
             mujoco.mj_step(mj, data)
         self._check()
         if model.wheels:
