@@ -126,7 +126,7 @@ def _launch(path: Path, given: dict[str, str]) -> int:
 
 def _show_processes(path: Path, given: dict[str, str]) -> int:
     from launch import LaunchContext
-    from launch.table import row
+    from pi_policy_node.launching.table import row
 
     rows: list[dict[str, Any]] = []
     context = LaunchContext(start=lambda process: rows.append(row(process, os.environ)))

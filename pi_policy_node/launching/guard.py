@@ -35,9 +35,13 @@ def lock_path(launch: int) -> str:
     return os.path.join(tempfile.gettempdir(), f"pi-bridge-{os.getuid()}-{launch}.lock")
 
 
+def set_death_signal(number: int) -> None:
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number, 0, 0, 0)
+
+
 def tell_when_parent_dies(number: int, parent: int) -> None:
     """Has the kernel send this process a signal when `parent` dies; kept across exec."""
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, number, 0, 0, 0)
+    set_death_signal(number)
     if os.getppid() != parent:  # it died before we could ask
         os.kill(os.getpid(), number)
 
@@ -87,11 +91,14 @@ def wait_for_the_bridge(command: list, outlive: bool) -> int:
             tell_when_parent_dies(signal.SIGKILL, here)
 
     if outlive:
+        set_death_signal(0)
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the terminal was closed
     else:
         tell_when_parent_dies(signal.SIGTERM, launch)
     try:
-        child = subprocess.Popen(command, start_new_session=True, preexec_fn=prepare)
+        # Python ignores SIGPIPE, and so does the command then: its log goes nowhere when launch is gone, and that
+        # is no reason to die.
+        child = subprocess.Popen(command, start_new_session=True, preexec_fn=prepare, restore_signals=not outlive)
     except OSError as error:
         return complain(command[0], error)
 

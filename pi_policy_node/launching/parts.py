@@ -134,7 +134,7 @@ def has_package(package: str) -> bool:
         from ament_index_python.packages import get_package_prefix
 
         get_package_prefix(package)
-    except (ImportError, LookupError):
+    except (ImportError, LookupError, OSError):  # the last where no prefix is set at all
         return False
     return True
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -20,6 +21,15 @@ def missing(module: str, name: str) -> Exception:
         f"{module}.{name} is not in the stand-in for ROS 2's launch, which has only what our launch files use: "
         "install and source ROS 2 for launch files of your own"
     )
+
+
+def say(line: str, *, error: bool = False) -> None:
+    """Prints a line at once. Nobody reading any more is no reason to leave processes alone."""
+    stream = sys.stderr if error else sys.stdout
+    try:
+        print(line, file=stream, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 class Substitution:

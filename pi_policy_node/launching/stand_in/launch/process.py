@@ -6,10 +6,13 @@ import asyncio
 import ctypes
 import os
 import signal
-import sys
+import subprocess
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import IO, Any
+
+from .core import say
 
 PR_SET_PDEATHSIG = 1
 DRAIN = 0.5  # s that output may still come after the process has exited: a child of its own may hold the pipe open
@@ -39,7 +42,7 @@ class Process:
     def __init__(self, description: ProcessDescription, log: Callable[..., None]) -> None:
         self.description = description
         self._log = log
-        self._process: asyncio.subprocess.Process | None = None
+        self._process: subprocess.Popen | None = None
         self._stopping: asyncio.Task | None = None
         self._stop_asked = False
 
@@ -57,10 +60,9 @@ class Process:
 
         try:
             # A session of its own: Ctrl-C in the terminal comes to us alone, and we tell the processes.
-            self._process = await asyncio.create_subprocess_exec(
-                *what.cmd, env=what.env, cwd=what.cwd, stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, start_new_session=True,
-                preexec_fn=die_with_launch)
+            self._process = subprocess.Popen(
+                what.cmd, env=what.env, cwd=what.cwd, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE, bufsize=0, start_new_session=True, preexec_fn=die_with_launch)
         except OSError as error:
             self._log("ERROR", what.name, f"cannot start {what.cmd[0]}: {error.strerror}")
             return None
@@ -69,13 +71,13 @@ class Process:
                    asyncio.ensure_future(self._relay(self._process.stderr, show=True))]
         if self._stop_asked:
             self.stop()
-        code = await self._process.wait()
-        _, late = await asyncio.wait(readers, timeout=DRAIN)
-        for reader in late:
-            reader.cancel()
+        code = await _exit_of(self._process)
         if self._stopping is not None:
             self._stopping.cancel()
         self._signal(signal.SIGKILL)  # whatever it left behind in its process group
+        _, late = await asyncio.wait(readers, timeout=DRAIN)
+        for reader in late:
+            reader.cancel()
         if code == 0:
             self._log("INFO", what.name, f"process has finished cleanly [pid {self._process.pid}]")
         else:
@@ -87,7 +89,7 @@ class Process:
     def stop(self) -> None:
         """SIGINT, then SIGTERM, then SIGKILL."""
         self._stop_asked = True
-        if self._process is not None and self._process.returncode is None and self._stopping is None:
+        if self._process is not None and self._stopping is None:
             self._stopping = asyncio.ensure_future(self._stop())
 
     async def _stop(self) -> None:
@@ -112,16 +114,29 @@ class Process:
         except ProcessLookupError:
             pass
 
-    async def _relay(self, stream: asyncio.StreamReader, *, show: bool) -> None:
+    async def _relay(self, pipe: IO[bytes], *, show: bool) -> None:
+        stream = asyncio.StreamReader()
+        transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(stream), pipe)
         rest = b""
-        while chunk := await stream.read(65536):
-            *lines, rest = (rest + chunk).split(b"\n")
-            if show:
-                _print(self.description.name, lines)
-        if rest and show:
-            _print(self.description.name, [rest])
+        try:
+            while chunk := await stream.read(65536):
+                *lines, rest = (rest + chunk).split(b"\n")
+                if show:
+                    self._print(lines)
+            if rest and show:
+                self._print([rest])
+        finally:
+            transport.close()
+
+    def _print(self, lines: list[bytes]) -> None:
+        for line in lines:
+            say(f"[{self.description.name}] {line.decode(errors='replace')}")
 
 
-def _print(name: str, lines: list[bytes]) -> None:
-    for line in lines:
-        print(f"[{name}] {line.decode(errors='replace')}", file=sys.stdout, flush=True)
+def _exit_of(process: subprocess.Popen) -> asyncio.Future[int]:
+    """The exit status, once there is one. (asyncio's own way waits for the pipes as well on some Pythons.)"""
+    loop = asyncio.get_running_loop()
+    exited = loop.create_future()
+    threading.Thread(target=lambda: loop.call_soon_threadsafe(exited.set_result, process.wait()), daemon=True).start()
+    return exited

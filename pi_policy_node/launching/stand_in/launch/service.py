@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import sys
 from collections.abc import Sequence
 
-from .core import Entity, LaunchContext
+from .core import Entity, LaunchContext, say
 from .events import ProcessExited, Shutdown
 from .process import Process, ProcessDescription
 
@@ -95,4 +94,4 @@ class LaunchService:
 
 
 def _log(level: str, name: str, message: str) -> None:
-    print(f"[{level}] [{name}]: {message}", file=sys.stderr if level == "ERROR" else sys.stdout, flush=True)
+    say(f"[{level}] [{name}]: {message}", error=level == "ERROR")
