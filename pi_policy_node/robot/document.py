@@ -85,9 +85,10 @@ def read_document(file: Path) -> Section:
 class Section:
     """A mapping of the file, read key by key; `close` then refuses what nobody asked for."""
 
-    def __init__(self, file: Path, path: str, values: _Mapping) -> None:
+    def __init__(self, file: Path, path: str, values: _Mapping, line: int | None = None) -> None:
         self.file = file
         self.path = path
+        self.line = line
         self._values = values
         self._known: list[str] = []
 
@@ -158,7 +159,7 @@ class Section:
         value = self._take(key, _Mapping() if optional else _MISSING)
         if not isinstance(value, _Mapping):
             raise self.error(key, f"must hold keys of its own (key: value), not {_kind(value)}")
-        return Section(self.file, self._at(key), value)
+        return Section(self.file, self._at(key), value, self._line(key))
 
     def sections(self, key: str) -> dict[str, Section]:
         """The named parts of a mapping of mappings, in the file's order."""
@@ -207,7 +208,14 @@ class Section:
         return ".".join(part for part in (self.path, key) if part)
 
     def _line(self, key: str) -> int | None:
-        return self._values.lines.get(key.split("[")[0])
+        """Where the key is; where it is not, its section."""
+        line, values = self.line, self._values
+        for part in key.split("."):
+            name = part.split("[")[0]
+            if not isinstance(values, _Mapping) or name not in values:
+                break
+            line, values = values.lines[name], values[name]
+        return line
 
 
 def suggest(word: str, known: Iterable[str]) -> str:

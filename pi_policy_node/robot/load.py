@@ -72,7 +72,10 @@ def _find_file(top: Section, key: str, folder: Path) -> Path:
     value = top.text(key)
     if value.startswith("package://"):
         package, _, rest = value[len("package://") :].partition("/")
-        places = [urdf.package_folder(top.file, package) / rest]
+        try:
+            places = [urdf.package_folder(package) / rest]
+        except LookupError as error:
+            raise top.error(key, str(error)) from None
     else:
         places = [top.file.parent / value, folder / value]
     for place in places:

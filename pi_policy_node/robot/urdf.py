@@ -68,11 +68,14 @@ def expand(file: Path, *, meshes: str = "package", arguments: tuple[tuple[str, s
         return text
     if meshes != "file":
         raise ValueError(f"meshes is 'package' or 'file', not '{meshes}'")
-    return re.sub(r"package://([^/\"']+)/", lambda found: f"{package_folder(file, found[1])}/", text)
+    try:
+        return re.sub(r"package://([^/\"']+)/", lambda found: f"{package_folder(found[1])}/", text)
+    except LookupError as error:
+        raise RobotError(file, "", str(error)) from None
 
 
-def package_folder(file: Path, package: str) -> Path:
-    """Where the files of a ROS package are: ours, or one of the workspace."""
+def package_folder(package: str) -> Path:
+    """Where the files of a ROS package are, ours or one of the workspace's; LookupError says that it is nowhere."""
     if package == PACKAGE:
         return checkout()
     try:
@@ -80,8 +83,7 @@ def package_folder(file: Path, package: str) -> Path:
 
         return Path(get_package_share_directory(package))
     except (ImportError, LookupError, ValueError):
-        missing = f"package://{package} is in no sourced workspace: source its install/setup.bash"
-        raise RobotError(file, "", missing) from None
+        raise LookupError(f"package://{package} is in no sourced workspace: source its install/setup.bash") from None
 
 
 @functools.lru_cache(maxsize=16)
