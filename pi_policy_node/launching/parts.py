@@ -41,7 +41,7 @@ IS_SIM = EqualsSubstitution(HARDWARE, "sim")
 OWN_CLOCK_AND_TF = [("/clock", "clock"), ("/tf", "tf"), ("/tf_static", "tf_static")]
 
 # s from SIGINT to SIGTERM: the time that guard.py may wait for the bridge, and five seconds on top as usual.
-SIGTERM_TIMEOUT = "8"
+SIGTERM_TIMEOUT = "9"
 
 
 def share(*parts: str) -> PathJoinSubstitution:
