@@ -51,17 +51,24 @@ class Status:
 
 
 class Bridge:
-    """One robot. Not thread-safe."""
+    """One robot. Not thread-safe. dry_run: nothing is really sent, so the robot is not expected to follow."""
 
-    def __init__(self, robot: Robot, *, kinematics: Kinematics | None = None) -> None:
+    def __init__(self, robot: Robot, *, kinematics: Kinematics | None = None, dry_run: bool = False) -> None:
         self.robot = robot
+        self.dry_run = dry_run
         self.counters: Counter[str] = Counter()
         self.timeline = Timeline(robot)
         self.shaper = Shaper(robot, kinematics=kinematics, counters=self.counters)
         self.clock = MotionClock()
-        self.senses = Senses(robot)
         self.supervisor = Supervisor(robot.heartbeat_timeout)
         self._gate = Gate(robot)
+        self.restart()
+
+    def restart(self) -> None:
+        """As if new, at rest where the robot is found; but what was latched, ended or counted stays so."""
+        self.shaper.clear()
+        self.timeline.clear()
+        self.senses = Senses(self.robot)
         self._person = False  # a person has the robot
         self._playing: Chunk | None = None  # the chunk in force
         self._waiting: Chunk | None = None  # valid, but the robot is not at rest yet
@@ -136,6 +143,11 @@ class Bridge:
         self.supervisor.end_task()
         self.fault(Code.STOP_SERVICE, words)
 
+    def rest(self, words: str) -> None:
+        """Ends the plan, and a takeover, without latching."""
+        self._person = False
+        self._halt(Code.NO_CHUNK, words)
+
     def resume(self, *, now: int, steady: float) -> tuple[bool, str]:
         """Ends a fault or a stop, if its reason is gone. Moves nothing: only a task given from now on will."""
         self._advance(now, steady)
@@ -182,7 +194,7 @@ class Bridge:
     def _watch(self, steady: float) -> None:
         """What ends motion and latches, whatever the plan says."""
         tracking = None
-        if self.shaper.window is not None and not self._let_go:
+        if self.shaper.window is not None and not self._let_go and not self.dry_run:
             tracking = self.senses.tracking_fault(self.shaper)
         blind = self.senses.blind()
         serving = self._served and not self._person and self.supervisor.in_force(steady) is not None
@@ -290,6 +302,8 @@ class Bridge:
             if blind and not self._person:
                 raise Refused("camera", blind)
             self.timeline.clear()
+            if self.dry_run:
+                self.shaper.start(self.clock.time, self.senses.state)
             self._splice(chunk, near=self.senses.expected(self._command()))
         except Refused as refusal:
             self.refuse(refusal)

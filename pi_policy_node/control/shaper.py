@@ -35,6 +35,11 @@ class Shaper:
         self._base = robot.is_base
         self._windows: deque[Window] = deque(maxlen=64)
 
+    def clear(self) -> None:
+        """Nothing is known of the controllers."""
+        self._windows.clear()
+        self.limited = False
+
     def start(self, time: float, position: np.ndarray) -> None:
         """The controllers are taken to be at rest here."""
         self._windows.clear()
