@@ -16,7 +16,7 @@ TIMESTEP = 0.002  # s
 STIFFNESS = 60.0  # rad/s: the natural frequency of every position-controlled joint, critically damped
 GRIP_STIFFNESS = 2500.0  # N/m or Nm/rad: full force once the fingers are 2 cm short of their command
 ARMATURE = 0.002  # kg m^2 of rotor, seen through the gears, per Nm of effort; kg per N for prismatic joints
-BASE_LAG = 0.04  # s: time constant of the wheels' velocity control
+BASE_LAG = 0.015  # s: time constant of the wheels' velocity control
 BASE_FORCE = np.array([400.0, 400.0, 120.0])  # N, N, Nm: what the wheels can bring to the floor
 PAD_FRICTION = np.array([0.3, 0.010, 0.0002])  # sliding, torsional (m), rolling (m); the larger of pad's and thing's counts
 BENCH = 0.70  # m: a robot without a base stands at the height of the table
@@ -117,6 +117,7 @@ def _options(spec: mujoco.MjSpec) -> None:
     spec.visual.headlight.ambient = [0.42] * 3
     spec.visual.headlight.diffuse = [0.18] * 3
     spec.visual.headlight.specular = [0.05] * 3
+    spec.visual.map.shadowscale = 0.9
     spec.visual.map.znear, spec.visual.map.zfar = 0.01, 30.0
     spec.stat.extent, spec.stat.center = 1.0, [0.4, 0.0, 0.6]
 

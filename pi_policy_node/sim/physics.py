@@ -119,8 +119,7 @@ class Physics:
         tint = np.array(look.tint)
         mj.light_diffuse[mj.light("lamp").id] *= look.lamp * tint
         mj.light_diffuse[mj.light("window").id] *= look.window * tint
-        direction = mj.light_dir[mj.light("lamp").id] + look.lamp_turn
-        mj.light_dir[mj.light("lamp").id] = direction / np.linalg.norm(direction)
+        mj.light_pos[mj.light("lamp").id] += look.lamp_shift
         mj.vis.headlight.ambient[:] = self._neutral.ambient * look.ambient * tint
         mj.geom_rgba[mj.geom("table").id, :3] = np.clip(look.table, 0, 1.2)
         if look.camera_shift or look.camera_turn:
@@ -244,7 +243,7 @@ class Physics:
 class _Neutral:
     """The parts of a model that scenes change, as they were compiled."""
 
-    FIELDS = ("geom_rgba", "geom_friction", "geom_group", "cam_pos", "cam_quat", "light_dir", "light_diffuse")
+    FIELDS = ("geom_rgba", "geom_friction", "geom_group", "cam_pos", "cam_quat", "light_pos", "light_diffuse")
 
     def __init__(self, mj: mujoco.MjModel):
         self._mj = mj

@@ -52,7 +52,7 @@ class Look:
     window: float = 1.0
     ambient: float = 1.0
     tint: tuple[float, float, float] = (1.0, 1.0, 1.0)
-    lamp_turn: tuple[float, float, float] = (0.0, 0.0, 0.0)  # added to the direction its light falls in
+    lamp_shift: tuple[float, float, float] = (0.0, 0.0, 0.0)  # m
     table: tuple[float, float, float] = (1.0, 1.0, 1.0)  # times the wood's colour
     camera_shift: float = 0.0  # m, standard deviation of each camera's place
     camera_turn: float = 0.0  # rad, of its direction
@@ -140,7 +140,7 @@ def random_look(rng: np.random.Generator) -> Look:
     """Light, tint, table and cameras as they differ from room to room and from robot to robot."""
     return Look(
         lamp=float(rng.uniform(0.6, 1.3)), window=float(rng.uniform(0.3, 1.4)), ambient=float(rng.uniform(0.75, 1.2)),
-        tint=tuple(rng.uniform(0.92, 1.0, 3).tolist()), lamp_turn=tuple(rng.uniform(-0.4, 0.4, 3).tolist()),
+        tint=tuple(rng.uniform(0.92, 1.0, 3).tolist()), lamp_shift=tuple(rng.uniform(-0.6, 0.6, 3).tolist()),
         table=tuple((rng.uniform(0.7, 1.15) * rng.uniform(0.92, 1.0, 3)).tolist()),
         camera_shift=0.003, camera_turn=0.008,
     )

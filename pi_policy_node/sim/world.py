@@ -21,6 +21,7 @@ TABLE = np.array([[0.36, -0.65, 0.0], [0.92, 0.65, 0.70]])  # corners; the top i
 COUNTER = np.array([[-0.60, -2.60, 0.0], [0.60, -2.10, 0.70]])
 DRAWER = (0.66, 0.47)  # middle of the drawer's cabinet on the table, x, y
 DRAWER_TRAVEL = 0.13
+HANDLE = (-0.172, 0.0, 0.055)  # middle of the handle of the closed drawer, from DRAWER on the table's top
 PLACES = {  # where the base stands to be there: x, y, yaw
     "table": (0.0, 0.0, 0.0),
     "counter": (0.0, -1.74, -math.pi / 2),
@@ -256,11 +257,11 @@ def _room(spec: mujoco.MjSpec) -> None:
                               ((-3.7, 0.2, 0), (-3.67, 1.1, 2.0), (0.45, 0.31, 0.22)),  # a door
                               ((-1.65, 0.55, 0.001), (-0.75, 1.25, 0.004), (0.16, 0.36, 0.34))):  # the dock's mat
         _static(spec, low, high, colour, **seen)
-    lights = dict(type=mujoco.mjtLightType.mjLIGHT_DIRECTIONAL)
-    spec.worldbody.add_light(name="lamp", pos=[0.4, 0.3, 2.6], dir=[0.10, -0.15, -1], diffuse=[0.42] * 3,
-                             specular=[0.1] * 3, castshadow=True, **lights)
+    spec.worldbody.add_light(name="lamp", pos=[0.3, 0.4, 2.8], dir=[0.05, -0.1, -1], diffuse=[0.45] * 3,
+                             specular=[0.1] * 3, castshadow=True, type=mujoco.mjtLightType.mjLIGHT_SPOT, cutoff=80,
+                             exponent=1)
     spec.worldbody.add_light(name="window", pos=[-2.0, 2.0, 2.4], dir=[0.6, -0.45, -0.55], diffuse=[0.32] * 3,
-                             specular=[0.05] * 3, castshadow=False, **lights)
+                             specular=[0.05] * 3, castshadow=False, type=mujoco.mjtLightType.mjLIGHT_DIRECTIONAL)
 
 
 def _furniture(spec: mujoco.MjSpec) -> None:
@@ -291,7 +292,7 @@ def _drawer(spec: mujoco.MjSpec) -> None:
         cabinet.add(_BOX, [depth, t, height / 2], (0, s * (half - t), height / 2))
     body = cabinet.body.add_body(name="drawer")
     body.add_joint(name="drawer", type=mujoco.mjtJoint.mjJNT_SLIDE, axis=[-1, 0, 0], range=[0, DRAWER_TRAVEL],
-                   damping=4.0, frictionloss=1.0, armature=0.05)
+                   damping=4.0, frictionloss=1.0, armature=0.05, solref_limit=[0.005, 1.0])
     drawer = _Body(body, colour=(0.55, 0.38, 0.24))
     low, w, d, h = 0.014, half - 2 * t - 0.002, depth - 0.008, 0.034
     drawer.add(_BOX, [d, w, 0.003], (-0.004, 0, low), mass=0.2)
@@ -301,5 +302,5 @@ def _drawer(spec: mujoco.MjSpec) -> None:
     drawer.add(_BOX, [0.005, half - 2 * t - 0.001, 0.038], (-depth + 0.003, 0, 0.050), mass=0.1)
     grip = dict(rgba=[0.2, 0.2, 0.22, 1])
     for s in (-1, 1):
-        drawer.add(_BOX, [0.016, 0.005, 0.006], (-depth - 0.018, s * 0.045, 0.055), mass=0.01, **grip)
-    drawer.add(_BOX, [0.006, 0.050, 0.009], (-depth - 0.038, 0, 0.055), mass=0.02, name="handle", **grip)
+        drawer.add(_BOX, [0.028, 0.005, 0.006], (-depth - 0.030, s * 0.045, HANDLE[2]), mass=0.01, **grip)
+    drawer.add(_BOX, [0.006, 0.050, 0.009], HANDLE, mass=0.02, name="handle", **grip)
