@@ -1,6 +1,7 @@
 """bringup: configures and activates the robot's lifecycle nodes in order, and says when the robot is ready, or why not.
 
-Afterwards it stays: a node that died and was started again is brought up once more (what it may then do is decided
+Ready means that a command given now is obeyed: every node is active, the clock runs, the hardware bridge has heard the
+robot and is heard by its controllers, and observations flow. Afterwards it stays: a node that died and was started again is brought up once more (what it may then do is decided
 elsewhere: the hardware bridge plays nothing that was asked for before).
 """
 
@@ -16,12 +17,16 @@ from lifecycle_msgs.srv import ChangeState, GetState
 from rclpy.node import Node
 from rclpy.task import Future
 
+from pi_msgs.msg import BridgeStatus
 from pi_policy_node.nodes import common
-from pi_policy_node.nodes.common import ERROR, RELIABLE10, NodeError, describe, parameter, robot_parameter
+from pi_policy_node.nodes.common import ERROR, LATCHED, RELIABLE10, NodeError, describe, parameter, robot_parameter
 
 NODES = ["camera_ingest", "hardware_bridge", "policy", "commander"]
 ASK_AGAIN = 0.5  # s; between looks at a node's state: an answer can get lost while discovery is under way
 REASON_LIMIT = 1.0  # s; for the diagnostics that explain a refusal to arrive
+
+# What a robot that comes up may lack for a moment. A stop button that was not heard yet is waited for by a person.
+NOT_YET = (BridgeStatus.STARTING, BridgeStatus.NO_SUBSCRIBER)
 
 CONFIGURE = (Transition.TRANSITION_CONFIGURE, "configure", State.PRIMARY_STATE_INACTIVE)
 ACTIVATE = (Transition.TRANSITION_ACTIVATE, "activate", State.PRIMARY_STATE_ACTIVE)
@@ -40,10 +45,13 @@ class Bringup(Node):
         if not self.names or not all(self.names):
             raise NodeError("parameter 'nodes' is empty: it must name the lifecycle nodes to bring up")
         self._reasons: dict[str, str] = {}  # node -> why it refused its latest transition
+        self._eyes = "camera_ingest says nothing"  # why observations don't flow, or nothing
+        self._bridge: BridgeStatus | None = None
         self._done = threading.Event()
         self._change = {name: self.create_client(ChangeState, f"{name}/change_state") for name in self.names}
         self._state = {name: self.create_client(GetState, f"{name}/get_state") for name in self.names}
         self.create_subscription(DiagnosticArray, "diagnostics", self._on_diagnostics, RELIABLE10)
+        self.create_subscription(BridgeStatus, "bridge/status", self._on_bridge, LATCHED)
         self._thread = threading.Thread(target=self._run, name="bringup", daemon=True)
         self._thread.start()
 
@@ -61,6 +69,7 @@ class Bringup(Node):
             for step in (CONFIGURE, ACTIVATE):  # nothing may move before everything is configured
                 for name in self.names:
                     self._bring(name, step)
+            self._wait_life()
             self.get_logger().info(f"robot ready: {self.robot.name} ({time.monotonic() - begin:.1f} s)")
             while self.stay and not self._done.wait(ASK_AGAIN):
                 self._keep_up()
@@ -88,6 +97,27 @@ class Bringup(Node):
             common.wait_for(lambda: name in self._reasons or self._done.is_set(), REASON_LIMIT)
             reason = self._reasons.get(name, "it did not say why; see its own log")
             raise NodeError(f"node '{name}' did not {verb}: {reason.removeprefix(f'cannot {verb}: ')}")
+
+    def _wait_life(self) -> None:
+        """Until nothing is missing that a command needs."""
+        end = time.monotonic() + self.limit
+        while not self._done.wait(0.02):
+            missing = self._missing()
+            if not missing:
+                return
+            if time.monotonic() > end:
+                raise NodeError(f"every node is active, but after {self.limit:g} s {missing}")
+        raise NodeError("stopped while coming up")
+
+    def _missing(self) -> str:
+        if self.get_clock().now().nanoseconds == 0:
+            return "there is no /clock: with use_sim_time, somebody must publish it"
+        if "hardware_bridge" in self.names:
+            if self._bridge is None:
+                return "hardware_bridge says nothing"
+            if not self._bridge.latched and self._bridge.code in NOT_YET:
+                return f"hardware_bridge says: {self._bridge.cause}"
+        return self._eyes if "camera_ingest" in self.names else ""
 
     def _wait_state(self, name: str, end: float) -> int:
         """The primary state of a node that may still be starting."""
@@ -142,6 +172,11 @@ class Bringup(Node):
             name, _, subsystem = status.name.partition(": ")
             if subsystem == "lifecycle" and name in self.names and status.level == ERROR:
                 self._reasons[name] = status.message
+            elif (name, subsystem) == ("camera_ingest", "observation"):
+                self._eyes = f"camera_ingest says: {status.message}" if status.level == ERROR else ""
+
+    def _on_bridge(self, message: BridgeStatus) -> None:
+        self._bridge = message
 
 
 def main() -> NoReturn:
