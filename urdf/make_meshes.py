@@ -159,7 +159,7 @@ def base() -> dict[str, Mesh]:
         (0.021, 0.032),
         (0.014, 0.038),
     ]
-    button = move(lathe(mushroom), -0.235, 0.13, 0.275)
+    button = move(lathe(mushroom), -0.235, 0.0, 0.275)
     return {"base_hull": hull, "base_trim": trim, "base_light": light, "base_button": button}
 
 
@@ -279,7 +279,7 @@ def arm() -> dict[str, Mesh]:
         along_x(drum(0.030, 0.001, 0.012, 0.002)),
         along_x(box(0.036, 0.122, 0.046, 0.0545, 0.006, 0.002)),
         # The bracket of the wrist camera.
-        move(box(0.014, 0.030, 0.020, 0.070, 0.004, 0.002), 0.010),
+        move(box(0.014, 0.026, 0.020, 0.064, 0.004, 0.002), 0.010),
     )
 
     blade = along_x(
@@ -321,11 +321,15 @@ def lying(plate: Mesh) -> Mesh:
     return np.stack([plate[..., 0], plate[..., 2], -plate[..., 1]], axis=-1)
 
 
-def camera() -> dict[str, Mesh]:
-    body = along_x(box(0.025, 0.09, -0.024, -0.001, 0.0115, 0.004))
-    lenses = [(0.0085, 0.0), (0.006, 0.026), (0.006, -0.026)]
-    lens = join(*[move(along_x(drum(radius, -0.004, 0.0, 0.001)), y=y) for radius, y in lenses])
-    return {"camera_body": body, "camera_lens": lens}
+def cameras() -> dict[str, Mesh]:
+    meshes = {}
+    for name, width, lenses in (
+        ("camera_wide", 0.090, [(0.0085, 0.0), (0.006, 0.026), (0.006, -0.026)]),
+        ("camera_small", 0.042, [(0.0075, 0.008), (0.005, -0.010)]),
+    ):
+        meshes[name] = along_x(box(0.025, width, -0.024, -0.001, 0.0115, 0.004))
+        meshes[f"{name}_lens"] = join(*[move(along_x(drum(radius, -0.004, 0.0, 0.001)), y=y) for radius, y in lenses])
+    return meshes
 
 
 def write(name: str, mesh: Mesh) -> int:
@@ -342,7 +346,7 @@ def write(name: str, mesh: Mesh) -> int:
 
 def main() -> None:
     FOLDER.mkdir(exist_ok=True)
-    meshes = base() | column() | carriage() | stand() | arm() | camera()
+    meshes = base() | column() | carriage() | stand() | arm() | cameras()
     # Seen from above the rollers form an X: those of the front left and the rear right wheel are alike.
     for name, slant in (("a", -np.pi / 4), ("b", np.pi / 4)):
         meshes["wheel_rim"], meshes[f"wheel_rollers_{name}"] = wheel(slant)
