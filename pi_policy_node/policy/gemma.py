@@ -66,18 +66,26 @@ class Block(nn.Module):
         self.gate_up = nn.Linear(shape.width, 2 * shape.mlp, bias=False)
         self.down = nn.Linear(shape.mlp, shape.width, bias=False)
 
-    def project(self, x: Tensor, turn: tuple[Tensor, Tensor], modulation: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        """x [B, S, W] -> rotated queries [B, S, heads, D] and keys [B, S, D], values [B, S, D]."""
-        qkv = self.qkv(self.norm1(x, modulation)).unflatten(-1, (self.heads + 2, self.head_dim))
-        qk = rotate(qkv[..., : self.heads + 1, :], *turn)
-        return qk[..., : self.heads, :], qk[..., self.heads, :], qkv[..., self.heads + 1, :]
-
-    def finish(self, x: Tensor, mixed: Tensor, modulations: Tensor | None) -> Tensor:
-        """After attention: the output projection and the gated MLP."""
+    def forward(
+        self,
+        x: Tensor,  # [B, S, W]
+        turn: tuple[Tensor, Tensor],  # rope's cos and sin
+        mask: Tensor | None,  # bool [B, 1 or S, K + S]
+        past: tuple[Tensor, Tensor] | None,  # keys and values, [B, K, D] each
+        modulations: Tensor | None,  # [2, B, 1 or S, 3, W]
+        kv_only: bool,
+    ) -> tuple[Tensor | None, tuple[Tensor, Tensor]]:
         first, second = (None, None) if modulations is None else modulations
-        x = add(x, self.out(mixed), first)
+        qkv = self.qkv(self.norm1(x, first)).unflatten(-1, (self.heads + 2, self.head_dim))  # [B, S, heads + 2, D]
+        qk = rotate(qkv[..., : self.heads + 1, :], *turn)
+        q, k, v = qk[..., : self.heads, :], qk[..., self.heads, :], qkv[..., self.heads + 1, :]
+        if past is not None:
+            k, v = torch.cat((past[0], k), 1), torch.cat((past[1], v), 1)
+        if kv_only:
+            return None, (k, v)
+        x = add(x, self.out(attend(q, k, v, mask)), first)
         gate, up = self.gate_up(self.norm2(x, second)).chunk(2, -1)
-        return add(x, self.down(F.gelu(gate, approximate="tanh") * up), second)
+        return add(x, self.down(F.gelu(gate, approximate="tanh") * up), second), (k, v)
 
 
 def add(x: Tensor, y: Tensor, modulation: Tensor | None) -> Tensor:
@@ -131,11 +139,9 @@ class Gemma(nn.Module):
         kv: KV = []
         for i, block in enumerate(self.blocks):
             mods = None if modulations is None else modulations[2 * i : 2 * i + 2]
-            q, k, v = block.project(x, turn, None if mods is None else mods[0])
-            if past is not None:
-                k, v = torch.cat((past[i][0], k), 1), torch.cat((past[i][1], v), 1)
-            kv.append((k, v))
-            if kv_only and i == len(self.blocks) - 1:
-                return None, kv
-            x = block.finish(x, attend(q, k, v, mask), mods)
+            last = i == len(self.blocks) - 1
+            x, own = block(x, turn, mask, None if past is None else past[i], mods, kv_only and last)
+            kv.append(own)
+        if kv_only:
+            return None, kv
         return self.norm(x, None if modulations is None else modulations[-1]), kv

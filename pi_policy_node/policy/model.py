@@ -128,22 +128,26 @@ class Pi(nn.Module):
 
     # ---- the prefix: pictures and words, once per observation
 
-    def embed_prefix(self, inputs: Inputs, plan: Plan) -> Tensor:
-        """[B, P, W]; the prompt's embeddings are scaled by √W, the pictures' are not."""
-        pictures = self.vision(inputs.images.flatten(0, 1)[plan.images])  # [M, T, W]
-        words = self.embed_tokens(inputs.tokens)  # [B, N, W]
-        return torch.cat((pictures.flatten(0, 1), words.flatten(0, 1)))[plan.index]
+    def pool(self, pictures: Tensor, tokens: Tensor, plan: Plan) -> Tensor:
+        """Pictures [M, T, W] and tokens [B, N] -> the prefix [B, P, W]; the prompt is scaled by √W, pictures are not."""
+        return torch.cat((pictures.flatten(0, 1), self.embed_tokens(tokens).flatten(0, 1)))[plan.index]
 
     def embed_tokens(self, tokens: Tensor) -> Tensor:
         return F.embedding(tokens, self.embed) * math.sqrt(self.shape.vlm.width)
 
-    def prefill(self, inputs: Inputs, plan: Plan, *, hidden: bool = False) -> tuple[Context, Tensor | None]:
-        """Pictures and words through the language model. With hidden, also its output [B, P, W], for `read`."""
-        x = self.embed_prefix(inputs, plan)
+    def prefill(self, x: Tensor, plan: Plan, *, hidden: bool = False) -> tuple[Context, Tensor | None]:
+        """The prefix [B, P, W] through the language model. With hidden, also its output [B, P, W], for `logits`."""
         positions = plan.valid.cumsum(1) - 1
         mask = None if plan.full else plan.valid[:, None]
         out, kv = self.vlm(x, positions, mask=mask, kv_only=not hidden)
         return Context(kv, None if plan.full else plan.valid, plan.valid.sum(1)), out
+
+    def look(self, inputs: Inputs, *, drop: bool = False, hidden: bool = False) -> tuple[Context, Tensor | None]:
+        """Pictures and prompt through the network."""
+        where = plan(inputs.image_mask.cpu(), inputs.token_mask.cpu(), self.shape.vision.tokens, drop=drop)
+        where = where.to(inputs.tokens.device)
+        pictures = self.vision(inputs.images.flatten(0, 1)[where.images])
+        return self.prefill(self.pool(pictures, inputs.tokens, where), where, hidden=hidden)
 
     def with_state(self, context: Context, state: Tensor) -> Context:
         """pi0: the state is a token of the expert that sees the prefix but no action, so it too is computed once."""
@@ -156,8 +160,7 @@ class Pi(nn.Module):
 
     def context(self, inputs: Inputs, *, drop: bool = False) -> Context:
         """Everything the expert attends to."""
-        where = plan(inputs.image_mask.cpu(), inputs.token_mask.cpu(), self.shape.vision.tokens, drop=drop)
-        return self.with_state(self.prefill(inputs, where.to(inputs.tokens.device))[0], inputs.state)
+        return self.with_state(self.look(inputs, drop=drop)[0], inputs.state)
 
     # ---- the suffix: actions, once per denoising step
 

@@ -91,9 +91,8 @@ def test_bf16_points_where_float32_points(case):
 def test_reading_token_by_token_equals_reading_at_once(case):
     shape, pi, _ = case
     given, _ = inputs("read", shape, batch=2)
-    where = plan(given.image_mask, given.token_mask, shape.vision.tokens)
-    context, hidden = pi.prefill(given, where, hidden=True)
-    assert hidden.shape == (2, where.index.shape[1], shape.vlm.width)
+    context, hidden = pi.look(given, drop=True, hidden=True)
+    assert hidden.shape == (2, 3 * shape.vision.tokens + 12, shape.vlm.width)
     words = torch.randint(0, shape.vocabulary, (2, 5), generator=torch.Generator().manual_seed(0))
     at_once, _ = pi.read(context, words)
     for i in range(5):

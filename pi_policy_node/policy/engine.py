@@ -1,0 +1,311 @@
+"""The model, run fast: what is computed once is computed once, what is not there is not computed.
+
+For every combination of batch, pictures and prefix length there is a `Lane`: static buffers and three stages (vision,
+prefill, denoise). On CUDA each stage is captured as a graph and replayed; on the CPU the same functions are called.
+The time-dependent half of the expert (time embeddings; for pi05 every adaptive norm's scale, shift and gate) is the
+same for every request and computed at construction.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pi_policy_node.policy import text, tune
+from pi_policy_node.policy.base import InputError, check_alive
+from pi_policy_node.policy.model import Context, Inputs, Pi, Plan, plan, times
+from pi_policy_node.policy.rtc import Guide, guided_velocity
+
+
+@dataclass(frozen=True)
+class Key:
+    """What must be equal for two requests to share buffers and graphs."""
+
+    batch: int
+    pictures: int  # in the whole batch, absent cameras left out
+    prompt: int  # columns of the token buffer
+    prefix: int  # tokens of the prefix, padding left out, rounded up to a bucket
+    full: bool  # no padding is left
+    mode: str  # "plain", "given" (clean first rows) or "guided"
+
+
+@dataclass
+class Given:
+    """Rows that are known, for a model trained with clean prefixes: normalised rows [B, H, D], which ones [B, H]."""
+
+    rows: Tensor
+    mask: Tensor
+
+
+class Engine:
+    """Takes a model over (norm weights are folded in place) and answers requests, one at a time, from any thread."""
+
+    def __init__(
+        self, model: Pi, *, steps: int = 10, threads: int | None = None, compiled: bool | None = None, lanes: int = 8
+    ) -> None:
+        """threads, compiled: None = on the CPU, whatever `warm_up` measures to be fastest; on CUDA, compiled."""
+        if steps < 1:
+            raise ValueError(f"steps is {steps}; there must be at least one")
+        self.model = model.fold().eval().requires_grad_(False)
+        self.shape, self.steps = model.shape, steps
+        self.device = model.embed.device
+        self.threads, self.compiled = threads, compiled
+        self.timing: dict[str, float] = {}  # s, of the latest request
+        self._lanes: OrderedDict[Key, Lane] = OrderedDict()
+        self._most_lanes = lanes
+        self._lock = threading.Lock()
+        self._alive: Callable[[], None] = lambda: None
+        self.grid = times(steps)
+        with torch.no_grad():
+            moments = torch.tensor([*self.grid, 0.0], device=self.device)
+            self.conditions = [model.condition(t[None]) for t in moments]  # the last is that of clean rows
+        if self.device.type != "cuda":  # between two layers is a good moment to notice that nobody waits any more
+            for stack in (model.vision, model.vlm, model.expert):
+                for block in stack.blocks:
+                    block.register_forward_pre_hook(lambda *_: self._alive())
+
+    # ---- requests
+
+    @torch.no_grad()
+    def sample(
+        self,
+        inputs: Inputs,
+        *,
+        noise: Tensor | None = None,
+        guide: Guide | None = None,
+        given: Given | None = None,
+        deadline: float | None = None,
+        cancel: threading.Event | None = None,
+    ) -> Tensor:
+        """Actions [B, H, action_dim], normalised, on the CPU. inputs and noise are host tensors.
+
+        Waits for its turn no longer than the deadline (s, time.monotonic()).
+        """
+        check_inputs(inputs, self.shape)
+        shape = (len(inputs.tokens), self.shape.horizon, self.shape.action_dim)
+        noise = torch.randn(shape) if noise is None else noise
+        arrived = time.monotonic()
+        with _Turn(self, deadline, cancel):
+            started = time.monotonic()
+            lane = self._lane(inputs, "guided" if guide is not None else "plain" if given is None else "given")
+            lane.load(inputs, noise, guide, given)
+            actions = lane.run(self._alive, self.timing)
+            self.timing |= {"queue": started - arrived, "total": time.monotonic() - started}
+        return actions
+
+    @torch.no_grad()
+    def say(
+        self,
+        inputs: Inputs,
+        *,
+        limit: int = 50,
+        stop: int = 1,
+        temperature: float = 0.0,
+        generator: torch.Generator | None = None,
+        deadline: float | None = None,
+        cancel: threading.Event | None = None,
+    ) -> list[list[int]]:
+        """What the language head says to pictures and prompt: tokens per row, up to and without `stop`."""
+        check_inputs(inputs, self.shape)
+        with _Turn(self, deadline, cancel):
+            return text.generate(
+                self.model,
+                inputs.to(self.device),
+                limit=limit,
+                stop=stop,
+                temperature=temperature,
+                generator=generator,
+                alive=self._alive,
+            )
+
+    def warm_up(self, *, views: int = 3, prompt: int | None = None, batch: int = 1, modes: tuple = ("plain",)) -> None:
+        """Choose how to run here, then allocate, compile and capture for requests of this kind."""
+        prompt = prompt or self.shape.prompt_tokens
+        inputs = blank(self.shape, batch=batch, views=views, prompt=prompt)
+        if self.device.type == "cpu":
+            prefix = views * self.shape.vision.tokens + prompt
+            self.threads = self.threads or tune.best_threads(self.model, prefix)
+            if self.compiled is None:
+                self.compiled = tune.compiling_wins(self.model, prefix, self.threads)
+        if not self._lanes and (self.compiled or (self.compiled is None and self.device.type == "cuda")):
+            tune.compile_blocks(self.model)
+        zeros = torch.zeros(batch, self.shape.horizon, self.shape.action_dim)
+        for mode in modes:
+            self.sample(
+                inputs,
+                noise=zeros,
+                guide=Guide(zeros, zeros) if mode == "guided" else None,
+                given=Given(zeros, zeros[..., 0].bool()) if mode == "given" else None,
+            )
+
+    # ---- inside
+
+    def _lane(self, inputs: Inputs, mode: str) -> Lane:
+        # Graphs have one shape each, so lengths are rounded up into buckets; elsewhere nothing is padded.
+        bucket = 16 if self.device.type == "cuda" else 1
+        where = plan(inputs.image_mask, inputs.token_mask, self.shape.vision.tokens, multiple=bucket)
+        full = where.full and bucket == 1
+        key = Key(len(inputs.tokens), len(where.images), inputs.tokens.shape[1], where.index.shape[1], full, mode)
+        lane = self._lanes.pop(key, None) or Lane(self, key, views=inputs.images.shape[1])
+        self._lanes[key] = lane  # the newest last
+        while len(self._lanes) > self._most_lanes:
+            self._lanes.popitem(last=False)
+        lane.plan = where
+        return lane
+
+
+class _Turn:
+    """The engine, for one request: waited for within the deadline, given back whatever happens."""
+
+    def __init__(self, engine: Engine, deadline: float | None, cancel: threading.Event | None) -> None:
+        self.engine, self.alive = engine, lambda: check_alive(deadline, cancel)
+
+    def __enter__(self) -> None:
+        self.alive()
+        while not self.engine._lock.acquire(timeout=0.01):
+            self.alive()
+        self.engine._alive = self.alive
+        if self.engine.threads and torch.get_num_threads() != self.engine.threads:
+            torch.set_num_threads(self.engine.threads)
+
+    def __exit__(self, *_: object) -> None:
+        self.engine._alive = lambda: None
+        self.engine._lock.release()
+
+
+class Lane:
+    """Static buffers for requests of one kind, and the stages that work on them."""
+
+    plan: Plan  # of the request at hand, on the host
+
+    def __init__(self, engine: Engine, key: Key, *, views: int) -> None:
+        self.engine, self.key, self.model = engine, key, engine.model
+        shape, device = engine.shape, engine.device
+        self.images = torch.zeros(key.pictures, 3, shape.vision.image, shape.vision.image, device=device)
+        self.tokens = torch.zeros(key.batch, key.prompt, dtype=torch.int64, device=device)
+        self.index = torch.zeros(key.batch, key.prefix, dtype=torch.int64, device=device)
+        self.valid = torch.ones(key.batch, key.prefix, dtype=torch.bool, device=device)
+        self.state = torch.zeros(key.batch, shape.action_dim, device=device)
+        actions = (key.batch, shape.horizon, shape.action_dim)
+        self.noise, self.rows, self.weight = (torch.zeros(actions, device=device) for _ in range(3))
+        self.mask = torch.zeros(actions[:2], dtype=torch.bool, device=device)
+        self.stages: dict[str, Stage] = {}
+
+    def load(self, inputs: Inputs, noise: Tensor, guide: Guide | None, given: Given | None) -> None:
+        """Put a request into the buffers."""
+        self.images.copy_(inputs.images.flatten(0, 1)[self.plan.images])
+        for name in ("tokens", "state"):
+            getattr(self, name).copy_(getattr(inputs, name))
+        self.index.copy_(self.plan.index)
+        self.valid.copy_(self.plan.valid)
+        self.noise.copy_(noise)
+        if guide is not None:
+            self.rows.copy_(guide.target)
+            self.weight.copy_(guide.weight)
+        if given is not None:
+            self.rows.copy_(given.rows)
+            self.mask.copy_(given.mask)
+
+    def run(self, alive: Callable[[], None], timing: dict[str, float]) -> Tensor:
+        timing.clear()
+        result = None
+        for name in ("vision", "prefill", "denoise"):
+            alive()
+            started = time.perf_counter()
+            if name not in self.stages:
+                self.stages[name] = Stage(getattr(self, "_" + name), self.engine.device)
+            result = self.stages[name]()
+            timing[name] = time.perf_counter() - started
+        return result.to("cpu", copy=True)
+
+    def _vision(self) -> Tensor:
+        """[M, T, W]"""
+        self.pictures = self.model.vision(self.images)
+        return self.pictures
+
+    def _prefill(self) -> Context:
+        where = Plan(self.index, self.index, self.valid, self.key.full)
+        x = self.model.pool(self.pictures, self.tokens, where)
+        self.context = self.model.with_state(self.model.prefill(x, where)[0], self.state)
+        return self.context
+
+    def _denoise(self) -> Tensor:
+        engine, x = self.engine, self.noise
+        for t, condition in zip(engine.grid, engine.conditions):
+            if self.key.mode == "guided":
+                guide = Guide(self.rows, self.weight)
+                v = guided_velocity(lambda y, c=condition: self.model.velocity(self.context, y, c), x, t, guide)
+            elif self.key.mode == "given":
+                x = torch.where(self.mask[..., None], self.rows, x)
+                v = self.model.velocity(self.context, x, self._mixed(condition))
+            else:
+                v = self.model.velocity(self.context, x, condition)
+            x = x - v / engine.steps
+        return torch.where(self.mask[..., None], self.rows, x) if self.key.mode == "given" else x
+
+    def _mixed(self, condition: Tensor) -> Tensor:
+        """The condition of each row: that of time 0 where the row is given, that of the step elsewhere."""
+        clean, mask = self.engine.conditions[-1], self.mask[..., None]  # [B, H, 1]
+        if self.engine.shape.family == "pi05":
+            mask = mask[None, ..., None]  # of [2·depth + 1, B, H, 3, W]
+        return torch.where(mask, clean, condition)
+
+
+class Stage:
+    """A function without arguments, called again and again: on CUDA recorded once as a graph, elsewhere just called."""
+
+    def __init__(self, function: Callable[[], object], device: torch.device) -> None:
+        self.function, self.graph = function, None
+        if device.type == "cuda":
+            aside = torch.cuda.Stream()
+            aside.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(aside):  # libraries allocate and choose their kernels on the first calls
+                for _ in range(3):
+                    function()
+            torch.cuda.current_stream().wait_stream(aside)
+            self.graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self.graph):
+                self.result = function()
+
+    def __call__(self) -> object:
+        if self.graph is None:
+            return self.function()
+        self.graph.replay()
+        return self.result
+
+
+def blank(shape, *, batch: int = 1, views: int = 3, prompt: int | None = None) -> Inputs:
+    """Inputs of a shape with nothing in them, all there."""
+    prompt, size = prompt or shape.prompt_tokens, shape.vision.image
+    return Inputs(
+        images=torch.zeros(batch, views, 3, size, size),
+        image_mask=torch.ones(batch, views, dtype=torch.bool),
+        tokens=torch.zeros(batch, prompt, dtype=torch.int64),
+        token_mask=torch.ones(batch, prompt, dtype=torch.bool),
+        state=torch.zeros(batch, shape.action_dim),
+    )
+
+
+def check_inputs(inputs: Inputs, shape) -> None:
+    """Refuse what would go through the network unnoticed and come out as motion."""
+    size = shape.vision.image
+    if inputs.images.ndim != 5 or inputs.images.shape[2:] != (3, size, size):
+        raise InputError(f"images have the shape {tuple(inputs.images.shape)}, not [B, V, 3, {size}, {size}]")
+    if inputs.state.shape != (len(inputs.tokens), shape.action_dim):
+        raise InputError(f"the state has the shape {tuple(inputs.state.shape)}, not [B, {shape.action_dim}]")
+    if not inputs.image_mask.any(1).all():
+        raise InputError("a request without any picture: the policy would move blindly")
+    if not inputs.token_mask.any(1).all():
+        raise InputError("a request without any token of a prompt")
+    if not torch.isfinite(inputs.state).all():
+        raise InputError(f"the state is not finite: {inputs.state.tolist()}")
+    if not torch.isfinite(inputs.images).all():
+        raise InputError("an image has pixels that are not finite")
+    if inputs.tokens.min() < 0 or inputs.tokens.max() >= shape.vocabulary:
+        raise InputError(f"token {int(inputs.tokens.max())} is outside of the vocabulary of {shape.vocabulary}")

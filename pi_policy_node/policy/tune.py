@@ -1,0 +1,104 @@
+"""How to run a model on this CPU: measured on one layer, not guessed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Callable
+
+import torch
+import torch._dynamo
+
+from pi_policy_node.policy.gemma import Block, rope
+from pi_policy_node.policy.model import Pi
+
+
+def best_threads(model: Pi, prefix: int) -> int:
+    """The number of threads with which a layer of each stack is fastest: all, half of them (one per core), or one."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    before = torch.get_num_threads()
+    try:
+        costs = {}
+        for count in sorted({1, max(1, cores // 2), cores}):
+            torch.set_num_threads(count)
+            costs[count] = cost(model, prefix)
+        return min(costs, key=costs.get)
+    finally:
+        torch.set_num_threads(before)
+
+
+def best_dtype(model: Pi, prefix: int) -> torch.dtype:
+    """float32 or bfloat16, whichever runs a layer faster here: bfloat16 needs instructions that many CPUs lack."""
+    costs = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        with torch.device("cpu"):
+            blocks = [Block(shape, adaptive=False).to(dtype) for shape in (model.shape.vlm, model.shape.expert)]
+        costs[dtype] = _cost(blocks, model, prefix, dtype)
+    return min(costs, key=costs.get)
+
+
+def compiling_wins(model: Pi, prefix: int, threads: int) -> bool:
+    """Whether torch.compile makes the layers at least 5 % faster.
+
+    Finding out takes tens of seconds, so a model that answers within a second is not asked, nor one on a computer
+    without a C++ compiler.
+    """
+    if not any(shutil.which(name) for name in ("g++", "clang++", "c++")):
+        return False
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    blocks = [model.vlm.blocks[0], model.expert.blocks[0]]
+    try:
+        plain = cost(model, prefix)
+        if plain * model.shape.vlm.depth < 1.0:
+            return False
+        for block in blocks:
+            compile_block(block)
+        return cost(model, prefix) < 0.95 * plain
+    finally:
+        for block in blocks:
+            block.__dict__.pop("forward", None)
+        torch.set_num_threads(before)
+
+
+def compile_blocks(model: Pi) -> None:
+    """Compile the layers of the language model and the expert; all layers of a stack share their graphs."""
+    for stack in (model.vlm, model.expert):
+        for block in stack.blocks:
+            compile_block(block)
+
+
+def compile_block(block: Block) -> None:
+    # One graph per stack, per mask or none, and for the last layer, which may stop early: more than the default.
+    torch._dynamo.config.recompile_limit = max(32, torch._dynamo.config.recompile_limit)
+    block.forward = torch.compile(block.forward, dynamic=True)
+
+
+def cost(model: Pi, prefix: int) -> float:
+    """Seconds: a layer of the language model on a prefix, and ten of the expert on a chunk."""
+    return _cost([model.vlm.blocks[0], model.expert.blocks[0]], model, prefix, model.dtype)
+
+
+@torch.no_grad()
+def _cost(blocks: list[Block], model: Pi, prefix: int, dtype: torch.dtype) -> float:
+    shape = model.shape
+    total = 0.0
+    for block, size, tokens, times in ((blocks[0], shape.vlm, prefix, 1), (blocks[1], shape.expert, shape.horizon, 10)):
+        x = torch.randn(1, tokens, size.width).to(dtype)
+        past = None if times == 1 else tuple(torch.randn(2, 1, prefix, size.head_dim).to(dtype))
+        turn = rope(torch.arange(tokens)[None], size.head_dim)
+        mods = torch.zeros(2, 1, 1, 3, size.width) if block.norm1.weight is None and times > 1 else None
+        total += times * fastest(lambda: block(x, turn, None, past, mods, False))
+    return total
+
+
+def fastest(call: Callable[[], object], repeat: int = 3) -> float:
+    """Seconds of the fastest of a few calls, after one that is not counted."""
+    call()
+    best = float("inf")
+    for _ in range(repeat):
+        started = time.perf_counter()
+        call()
+        best = min(best, time.perf_counter() - started)
+    return best
