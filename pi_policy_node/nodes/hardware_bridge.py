@@ -266,8 +266,13 @@ class HardwareBridge(ManagedNode):
         level = {Mode.FAULT: ERROR, Mode.STOPPED: WARN}.get(status.mode, OK if self.active else STALE)
         words = f"{status.mode.name}: {cause}"
         if changed and self.active:
-            log = self.get_logger()
-            (log.error if level == ERROR else log.warning if level == WARN else log.info)(words)
+            # A line each: rclpy ties the severity to the place of the call.
+            if level == ERROR:
+                self.get_logger().error(words)
+            elif level == WARN:
+                self.get_logger().warning(words)
+            else:
+                self.get_logger().info(words)
         self.diagnostics.set("motion", level, words, {
             "longest time between ticks (ms)": f"{self._gap * 1e3:.1f}",
             "slowest chunk to window (ms)": f"{self._slowest * 1e3:.1f}",
