@@ -10,6 +10,8 @@ import threading
 import time
 from array import array
 from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from nav_msgs.msg import Odometry
@@ -21,10 +23,11 @@ from pi_msgs.msg import Observation
 from pi_policy_node.nodes import common
 from pi_policy_node.robot import Camera, RobotError
 from pi_policy_node.vision import (CameraWatch, Eye, Frame, ImageError, ImageSet, Picture, Samples, SetPicker,
-                                   VideoSource, decode_compressed, decode_message, find_cv_bridge)
+                                   VideoSource, check_message, decode_compressed, decode_message, find_cv_bridge)
 
 PUMP_PERIOD = 0.02  # s; how soon a silence is noticed
 CLOCK_SLACK = 0.05  # s; /clock and images race each other in simulation
+DECODERS = 2  # threads
 AGES = 1000  # sets over which the added age is reported
 
 
@@ -48,6 +51,7 @@ class CameraIngest(common.ManagedNode):
             for camera in self.robot.cameras}
         self._future = max(self.robot.clock_tolerance, CLOCK_SLACK)
         self._has_base = any(group.kind == "base" for group in self.robot.groups)
+        self._pool = ThreadPoolExecutor(DECODERS, thread_name_prefix="decode")
         self._lock = threading.RLock()  # video sources have threads of their own
         self._output = None
         self._inputs: list = []
@@ -122,9 +126,15 @@ class CameraIngest(common.ManagedNode):
             return decode_message(message, self._bridge)
 
         def arrived(message, info) -> None:
-            pixels = np.frombuffer(message.data, dtype=np.uint8)
-            self._on_image(camera.name, common.to_ns(message.header.stamp), pixels, lambda: decode(message),
-                           info["received_timestamp"])
+            reason = ""
+            try:
+                if not compressed:
+                    check_message(message, self._bridge)
+            except ImageError as error:
+                reason = str(error)
+            data = np.frombuffer(message.data, dtype=np.uint8)
+            self._on_image(camera.name, common.to_ns(message.header.stamp), data, lambda: decode(message),
+                           info["received_timestamp"], reason)
 
         qos = QoSProfile(
             depth=1, reliability=ReliabilityPolicy.RELIABLE if self.reliable else ReliabilityPolicy.BEST_EFFORT)
@@ -144,7 +154,8 @@ class CameraIngest(common.ManagedNode):
         return VideoSource(self._sources[camera.name], on_image=image, on_trouble=trouble,
                            size=(camera.height, camera.width), hz=camera.hz)
 
-    def _on_image(self, name: str, stamp: int, data: np.ndarray, decode, received: int) -> None:
+    def _on_image(self, name: str, stamp: int, data: np.ndarray, decode: Callable[[], np.ndarray], received: int,
+                  reason: str = "") -> None:
         """Judges an image at the door. `received`: when it reached this process [ns, system clock]."""
         if not self.active:
             return
@@ -152,19 +163,16 @@ class CameraIngest(common.ManagedNode):
             now, steady = self._time(), time.monotonic()
             eye = self._eyes[name]
             eye.arrived += 1
-            reason = eye.watch.check(stamp, now, data)
-            if reason and not now and self.get_clock().ros_time_is_active:
+            reason = eye.watch.check(stamp, now, data) or reason
+            if not now and self.get_clock().ros_time_is_active:
                 reason = "use_sim_time is set, but no /clock has come"
-            picture = Picture(eye, self.robot.image_size, decode)
-            if not reason and self._picker.wanted(name, stamp):
-                try:
-                    picture.boxed()
-                except ImageError as error:
-                    reason = str(error)
             if reason:
                 eye.refused += 1
                 self._picker.refuse(name, reason, steady)
             else:
+                picture = Picture(eye, self.robot.image_size, decode)
+                if self._picker.wanted(name, stamp):
+                    picture.start(self._pool)
                 self._picker.add(name, Frame(stamp, steady, picture))
             self._publish_when_due(received)
 
@@ -240,7 +248,7 @@ class CameraIngest(common.ManagedNode):
             if frame is not None:
                 try:
                     boxed = frame.payload.boxed()
-                except ImageError as error:  # decoded only now, because it was not expected to be needed
+                except ImageError as error:  # its header was in order, its contents are not
                     reason = str(error)
                     eye.refused += 1
                 else:

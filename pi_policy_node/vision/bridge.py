@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from pi_policy_node.vision.decode import ENCODINGS, ImageError, check_image, decode_image
+from pi_policy_node.vision.decode import ImageError, check_image, decode_image
 
 PROBE_LIMIT = 20.0  # s
 
@@ -35,17 +35,22 @@ def find_cv_bridge() -> tuple[Any | None, str]:
     return None, f"own decoding: cv_bridge is not usable ({last})"
 
 
+def check_message(message: Any, bridge: Any | None = None) -> None:
+    """Checks the header of a sensor_msgs Image against its data; costs nothing. ImageError where it is wrong."""
+    size, step, width = len(message.data), message.step, message.width
+    if bridge is None or message.encoding not in EXTRA:
+        check_image(encoding=message.encoding, height=message.height, width=width, step=step, length=size)
+    elif not (width and message.height and step >= width * EXTRA[message.encoding] and size == step * message.height):
+        raise ImageError(f"{width} x {message.height} pixels of {message.encoding} with a step of {step} bytes "
+                         f"don't fit {size} bytes of data")
+
+
 def decode_message(message: Any, bridge: Any | None = None) -> np.ndarray:
     """An rgb8 array of a sensor_msgs Image, by `bridge` (a CvBridge) or by ourselves. ImageError where it is wrong."""
-    fields = {"height": message.height, "width": message.width, "step": message.step}
-    if bridge is None or message.encoding not in {**ENCODINGS, **EXTRA}:
-        return decode_image(encoding=message.encoding, data=message.data, is_bigendian=message.is_bigendian, **fields)
-    if message.encoding in ENCODINGS:
-        check_image(encoding=message.encoding, length=len(message.data), **fields)
-    elif (message.step < message.width * EXTRA[message.encoding] or not message.width or not message.height
-            or len(message.data) != message.step * message.height):
-        raise ImageError(f"{message.width} x {message.height} pixels of {message.encoding} with a step of "
-                         f"{message.step} bytes don't fit {len(message.data)} bytes of data")
+    check_message(message, bridge)
+    if bridge is None:
+        return decode_image(encoding=message.encoding, height=message.height, width=message.width, step=message.step,
+                            is_bigendian=message.is_bigendian, data=message.data)
     try:
         return np.asarray(bridge.imgmsg_to_cv2(message, desired_encoding="rgb8"))
     except Exception as error:  # CvBridgeError, cv2.error, ValueError ...

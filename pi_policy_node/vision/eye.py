@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from concurrent.futures import Executor, Future
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -25,30 +26,33 @@ class Eye:
     decoded: int = 0
 
 
-@dataclass
 class Picture:
-    """An image on its way into a set: decoded and letterboxed when somebody first asks, and only then."""
+    """An image on its way into a set: decoded and letterboxed once, in another thread or when somebody asks."""
 
-    eye: Eye
-    box: tuple[int, int]  # (height, width)
-    decode: Callable[[], np.ndarray] | None
-    _boxed: np.ndarray | ImageError | None = field(default=None, repr=False)
+    def __init__(self, eye: Eye, box: tuple[int, int], decode: Callable[[], np.ndarray]) -> None:
+        """`box`: (height, width)."""
+        self._eye, self._box, self._decode = eye, box, decode
+        self._result: Future[np.ndarray] | None = None
+
+    def start(self, pool: Executor) -> None:
+        """Begins now, in a thread of `pool`: the next image can be received meanwhile."""
+        self._result = pool.submit(self._make)
 
     def boxed(self) -> np.ndarray:
         """rgb8 [*box, 3]. ImageError where the image turns out to be broken."""
-        if self._boxed is None:
+        if self._result is None:
+            self._result = Future()
             try:
-                self._boxed = self._make(self.decode())
+                self._result.set_result(self._make())
             except ImageError as error:
-                self._boxed = error
-            self.decode = None  # lets go of the message
-        if isinstance(self._boxed, ImageError):
-            raise self._boxed
-        return self._boxed
+                self._result.set_exception(error)
+        return self._result.result()
 
-    def _make(self, image: np.ndarray) -> np.ndarray:
-        eye = self.eye
+    def _make(self) -> np.ndarray:
+        image = self._decode()
+        self._decode = None  # lets go of the message
+        eye = self._eye
         eye.decoded += 1
         eye.remark = "" if image.shape[:2] == eye.size else (
             f"images of {image.shape[1]}x{image.shape[0]}; the robot file says {eye.size[1]}x{eye.size[0]}")
-        return letterbox(image, self.box)
+        return letterbox(image, self._box)

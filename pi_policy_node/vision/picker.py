@@ -120,8 +120,9 @@ class SetPicker:
         waited = [own for own in self._cameras.values() if own.waited_for]
         if not waited or not all(own.fresh for own in waited):
             return None
-        # The camera that lags most sets the time; the others look back in their history for it.
-        limit = min(own.newest for own in waited) + self.tolerance
+        # The camera that lags most sets the time; the others look back in their history for it. Where images follow
+        # each other within the tolerance, its next one is worth waiting for: hence not the whole tolerance.
+        limit = min(own.newest + min(self.tolerance, round(0.8e9 * own.period)) for own in waited)
         frames = [own.at(limit) for own in waited]
         if any(frame is None for frame in frames):
             return None

@@ -54,6 +54,8 @@ def test_sets_per_second(rate, hz, expected):
             scene.image(camera, 1000 * i / rate, 1000 * i / rate + lag)
     assert len(scene.sets) == pytest.approx(10 * expected, rel=0.03)
     assert all(valid(picked) == set(scene.cameras) for _, picked in scene.sets)
+    stamps = [{frame.stamp for frame in picked.frames.values()} for _, picked in scene.sets]
+    assert all(len(same) == 1 for same in stamps)  # captured at once, so given out together
 
 
 def test_images_that_will_not_be_used_are_not_wanted():
