@@ -1,16 +1,17 @@
 #!/usr/bin/env python3
-"""Goes in front of a command in a launch file, so that the hardware bridge comes to rest before anything else ends.
+"""Stands in front of a command in a launch file, so that the hardware bridge comes to rest before anything else ends.
 
     guard.py bridge  -- COMMAND    the bridge itself: others wait for it
-    guard.py after   -- COMMAND    passes SIGINT and SIGTERM on only when the bridge is gone, or after LIMIT seconds
-    guard.py outlive -- COMMAND    the same, and the command lives on when launch or this guard is killed
+    guard.py after   -- COMMAND    is told to end only when the bridge is gone, or after LIMIT seconds
+    guard.py outlive -- COMMAND    the same, and lives on when launch or this guard is killed
 
 Ctrl-C in a terminal goes to every process of the foreground group at once, and `launch` signals all of its processes
-at once too. So the command of `after` and `outlive` gets a session of its own, which no terminal reaches, and this
-process stays in front of it. The bridge holds a lock on a file named after the launch process until it is gone.
+at once too. So the command gets a session of its own, which no terminal reaches, and this process stays in front of it
+and passes SIGINT and SIGTERM on when it is time, both as SIGTERM (Python would answer an early SIGINT with a
+traceback). While a bridge runs it holds a lock on a file named after the launch process.
 
-When launch is killed, the kernel tells the bridge (SIGINT: it comes to rest) and the guards of `after` (SIGTERM), so
-nothing of ours is left behind. Standard library only, and started without site-packages: it costs 15 ms and 8 MB.
+When launch is killed, the kernel tells the guards of `bridge` and `after`, and all goes the same way: nothing of ours
+is left behind. Standard library only, and started without site-packages: 15 ms and 8 MB.
 """
 
 import ctypes
@@ -36,14 +37,8 @@ def lock_path(launch: int) -> str:
 
 
 def set_death_signal(number: int) -> None:
+    """Has the kernel send this process a signal when its parent dies; 0: none."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number, 0, 0, 0)
-
-
-def tell_when_parent_dies(number: int, parent: int) -> None:
-    """Has the kernel send this process a signal when `parent` dies; kept across exec."""
-    set_death_signal(number)
-    if os.getppid() != parent:  # it died before we could ask
-        os.kill(os.getpid(), number)
 
 
 def open_lock(launch: int) -> int:
@@ -67,71 +62,59 @@ def bridge_is_gone(launch: int) -> bool:
     return True
 
 
-def be_the_bridge(command: list) -> int:
-    launch = os.getppid()
-    tell_when_parent_dies(signal.SIGINT, launch)
-    lock = open_lock(launch)
-    fcntl.flock(lock, fcntl.LOCK_SH)  # shared: one launch may start the bridges of two robots
-    os.set_inheritable(lock, True)  # held until the last process of the bridge is gone
-    try:
-        os.execvp(command[0], command)
-    except OSError as error:
-        return complain(command[0], error)
-
-
-def wait_for_the_bridge(command: list, outlive: bool) -> int:
+def guard(mode: str, command: list) -> int:
+    """Runs the command; its exit status, 0 where it was ended by the signal that asked it to."""
     launch = os.getppid()
     signals = {signal.SIGINT, signal.SIGTERM, signal.SIGCHLD}
     before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
-    here = os.getpid()
+    set_death_signal(0 if mode == "outlive" else signal.SIGTERM)
+    if os.getppid() != launch:
+        return 0  # it died before we could ask
+    options = {}
+    if mode == "bridge":
+        lock = open_lock(launch)
+        fcntl.flock(lock, fcntl.LOCK_SH)  # shared: one launch may start the bridges of two robots
+        options["pass_fds"] = [lock]  # held until the last process of the bridge is gone, this one included
+    if mode == "outlive":
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the terminal was closed
+        # Python ignores SIGPIPE, and then so does the command: when launch is gone its log goes nowhere, which is no
+        # reason to die.
+        options["restore_signals"] = False
 
     def prepare() -> None:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        if not outlive:
-            tell_when_parent_dies(signal.SIGKILL, here)
+        if mode != "outlive":
+            set_death_signal(signal.SIGKILL)
 
-    if outlive:
-        set_death_signal(0)
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the terminal was closed
-    else:
-        tell_when_parent_dies(signal.SIGTERM, launch)
     try:
-        # Python ignores SIGPIPE, and so does the command then: its log goes nowhere when launch is gone, and that
-        # is no reason to die.
-        child = subprocess.Popen(command, start_new_session=True, preexec_fn=prepare, restore_signals=not outlive)
+        child = subprocess.Popen(command, start_new_session=True, preexec_fn=prepare, **options)
     except OSError as error:
-        return complain(command[0], error)
+        print(f"guard: cannot start {command[0]}: {error.strerror}", file=sys.stderr)
+        return 127
 
-    asked = None  # the signal to pass on
-    deadline = 0.0
+    deadline = None
+    asked = told = False
     while True:
         received = signal.sigtimedwait(signals, POLL if asked else 3600.0)
         code = child.poll()
         if code is not None:
-            return code
+            return 0 if told and code == -signal.SIGTERM else code
         if received is not None and received.si_signo != signal.SIGCHLD:
             deadline = deadline or time.monotonic() + LIMIT
-            asked = signal.Signals(received.si_signo)
-        if asked and (bridge_is_gone(launch) or time.monotonic() > deadline):
+            asked = True
+        if asked and (mode == "bridge" or bridge_is_gone(launch) or time.monotonic() > deadline):
             try:
-                os.killpg(child.pid, asked)
+                os.killpg(child.pid, signal.SIGTERM)
             except ProcessLookupError:
                 pass
-            asked = None
-
-
-def complain(program: str, error: OSError) -> int:
-    print(f"guard: cannot start {program}: {error.strerror}", file=sys.stderr)
-    return 127
+            asked, told = False, True
 
 
 def main(argv: list) -> int:
     if len(argv) < 3 or argv[0] not in ("bridge", "after", "outlive") or argv[1] != "--":
         print(USAGE, file=sys.stderr)
         return 2
-    if argv[0] == "bridge":
-        return be_the_bridge(argv[2:])
-    code = wait_for_the_bridge(argv[2:], outlive=argv[0] == "outlive")
+    code = guard(argv[0], argv[2:])
     if code < 0:  # it died of a signal: so do we, so that launch reports the same
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         if -code != signal.SIGKILL:

@@ -74,7 +74,7 @@ def test_the_bridge_ends_before_anything_else_is_told_to(launch_file, number):
     assert min(ends, key=ends.get) == "bridge-2"
     bridge_is_gone = launched.lines.index(launched.wait_for("[bridge-2] ends at"))
     for name in NAMES:
-        told = launched.lines.index(f"[{name}] got {signal.SIGINT.value}")
+        told = launched.lines.index(f"[{name}] got {signal.SIGTERM.value}")
         assert told < bridge_is_gone if name == "bridge-2" else told > bridge_is_gone
     assert not any(map(alive, running.values()))
 
@@ -99,11 +99,11 @@ def test_ctrl_c_in_a_terminal_reaches_the_bridge_first_as_well(launch_file):
 def _talker(name: str, takes: float) -> str:
     # one write a line: two processes share the pipe
     return (f"import os, signal, time;say = lambda what: os.write(1, f'{name} {{what}}\\n'.encode());"
-            f"signal.signal(2, lambda *_: (say('told'), time.sleep({takes}), say('ends'), os._exit(0)));"
+            f"signal.signal(15, lambda *_: (say('told'), time.sleep({takes}), say('ends'), os._exit(0)));"
             "say('is up');time.sleep(600)")
 
 
-def test_a_killed_bridge_holds_nobody_up(launch_file):
+def test_a_bridge_that_was_killed_holds_nobody_up(launch_file):
     with Launched(launch_file(0.0)) as launched:
         os.kill(pids(launched)["bridge-2"], signal.SIGKILL)
         launched.wait_for("[bridge-2]: process has died")
@@ -156,7 +156,7 @@ def test_what_outlives_launch_may_go_on_talking(tmp_path):
     launch = subprocess.Popen(
         [sys.executable, "-c", "import subprocess, sys; p = subprocess.Popen(sys.argv[1:], stdout=-1); print(p.pid, "
          "p.stdout.readline(), flush=True); p.wait()", sys.executable, "-IS", guard.__file__, "outlive", "--",
-         "sh", "-c", f"echo $$; {script}"], stdout=subprocess.PIPE, text=True)
+         "sh", "-c", f"echo $$; {script}"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     guard_pid, line = launch.stdout.readline().split()
     pid = int("".join(filter(str.isdigit, line)))
     launch.kill()
@@ -165,6 +165,16 @@ def test_what_outlives_launch_may_go_on_talking(tmp_path):
     assert wait_until(lambda: beat.stat().st_size > beats + 10)
     os.kill(int(guard_pid), signal.SIGTERM)
     assert wait_until(lambda: not alive(pid))
+
+
+def test_a_node_that_is_told_to_end_while_it_starts_ends_quietly(tmp_path):
+    up = tmp_path / "up"
+    process = subprocess.Popen([sys.executable, "-IS", guard.__file__, "after", "--", sys.executable, "-c",
+                                f"import time; open({str(up)!r}, 'w'); time.sleep(600)"], stderr=subprocess.PIPE)
+    assert wait_until(up.exists)
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=15) == (None, b"")
+    assert process.returncode == 0
 
 
 @pytest.mark.parametrize("mode", ["bridge", "after", "outlive"])
@@ -183,7 +193,7 @@ def test_wrong_usage_is_one_line(words):
 
 
 def test_a_command_that_does_not_exist_is_one_line():
-    for mode in ("bridge", "after"):
+    for mode in ("bridge", "after", "outlive"):
         done = subprocess.run([sys.executable, guard.__file__, mode, "--", "/no/such"], capture_output=True, text=True)
         assert done.returncode == 127
         assert done.stderr == "guard: cannot start /no/such: No such file or directory\n"
