@@ -14,7 +14,7 @@ from pi_policy_node.bootstrap.steps import Runner, Step, StepFailed, digest
 from pi_policy_node.environment import PACKAGE, ros_environment
 
 TORCH = "2.13.0"
-CUDA_TORCH_GB = 9.0  # the CUDA build of torch with its libraries, downloaded and unpacked
+CUDA_TORCH_GB = 6.5  # the CUDA build of torch with its libraries, downloaded and unpacked
 
 COLCON = "import sys; from colcon_core.command import main; sys.exit(main())"
 # What the wheels' exported cmake files say about the machine that built them.
@@ -99,8 +99,8 @@ def _torch(plan: Plan, runner: Runner) -> None:
                 raise
         require_disk(plan, CUDA_TORCH_GB)
         runner.note(
-            f"no GPU here, but pip's index has only the CUDA build of torch: about {CUDA_TORCH_GB:.0f} GB on disk; "
-            f"with a folder of PyTorch's CPU wheels in PIP_FIND_LINKS it is 1 GB"
+            "no GPU here, but pip finds only the CUDA build of torch: 4 GB more on disk and minutes more to download; "
+            "with PyTorch's CPU wheels in PIP_FIND_LINKS this run would take those"
         )
     _pip(plan, runner, f"torch=={TORCH}", "-c", _pins(plan))
 

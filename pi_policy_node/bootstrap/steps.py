@@ -40,13 +40,15 @@ class Stamps:
 
     def __init__(self, folder: Path) -> None:
         self._file = folder / "pi-stamps.json"
+        self._finished: dict[str, str] = {}  # by this run; the step that makes the folder may clear it first
 
     def missing(self, steps: Iterable[Step]) -> list[Step]:
         done = self._read()
         return [step for step in steps if done.get(step.name) != step.inputs]
 
     def finish(self, step: Step) -> None:
-        text = json.dumps({**self._read(), step.name: step.inputs}, indent=1)
+        self._finished[step.name] = step.inputs
+        text = json.dumps({**self._read(), **self._finished}, indent=1)
         self._file.parent.mkdir(exist_ok=True)
         fresh = self._file.with_suffix(".new")
         fresh.write_text(text)

@@ -34,6 +34,7 @@ def missing_packages(plan: Plan) -> list[str]:
         (has_headers, f"lib{python}-dev"),
         (has_pip or plan.venv_python.exists(), f"{python}-venv"),
         (_loads("libEGL.so.1"), "libegl1"),
+        (_loads("libOpenGL.so.0") or _loads("libGL.so.1"), "libopengl0"),
         (_has_gl_driver(), "libgl1-mesa-dri"),
     ]
     if plan.sourced:

@@ -83,7 +83,7 @@ def opengl() -> Iterator[Finding]:
     else:
         yield Finding(
             "OpenGL", f"no picture off screen through {how}: {error or 'the image stayed black'}",
-            "apt-get install libegl1 libgl1-mesa-dri, or MUJOCO_GL=osmesa with libosmesa6", wrong=True,
+            "apt-get install libegl1 libopengl0 libgl1-mesa-dri, or MUJOCO_GL=osmesa with libosmesa6", wrong=True,
         )
 
 

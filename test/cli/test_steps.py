@@ -41,6 +41,15 @@ def test_a_failed_step_is_done_again_and_earlier_ones_are_not(tmp_path: Path) ->
     assert Stamps(tmp_path).missing([*first, broken]) == [broken]
 
 
+def test_a_step_that_clears_the_folder_undoes_earlier_runs_only(tmp_path: Path) -> None:
+    done: list[str] = []
+    do(steps(done, old="a"), Stamps(tmp_path), tmp_path / "log", {})
+    clear = Step("clear", "clear", "a", lambda _: (tmp_path / "pi-stamps.json").unlink())
+    do([*steps(done, new="a"), clear], Stamps(tmp_path), tmp_path / "log", {})
+    everything = [*steps(done, old="a", new="a"), clear]
+    assert [step.name for step in Stamps(tmp_path).missing(everything)] == ["old"]
+
+
 def test_unreadable_stamps_mean_everything_is_done(tmp_path: Path) -> None:
     (tmp_path / "pi-stamps.json").write_text('{"one": "a"')
     assert Stamps(tmp_path).missing(steps([], one="a"))
@@ -162,7 +171,7 @@ def test_the_cpu_build_is_preferred_and_the_other_announced(
     run(plan, install._torch, tmp_path)
     asked = (tmp_path / "asked").read_text().splitlines()
     assert ["+cpu" in line for line in asked] == [True, False]
-    assert "only the CUDA build" in capsys.readouterr().out
+    assert "finds only the CUDA build" in capsys.readouterr().out
 
 
 def test_a_wheel_half_unpacked_is_installed_again(tmp_path: Path) -> None:
