@@ -180,7 +180,9 @@ class Sim(Node):
         level, words = (WARN, "stalled, as asked") if stalled else (WARN, "slower than asked") if slow else (OK, "runs")
         self.diagnostics.set("physics", level, words, {
             "real_time_factor": f"{factor:.4f}", "real_time_factor_total": f"{self._factor.total:.4f}",
-            "images_per_s": f"{self.cameras.rate() if self.cameras else 0.0:.1f}",
+            # Totals, so that anybody can work out means over a time of their own:
+            "seconds": f"{self.simulator.steps * TIMESTEP:.3f}", "images": self.cameras.images if self.cameras else 0,
+            "cpu": f"{time.process_time():.3f}", "steady": f"{steady:.3f}",
             "pace": self.pace, "publishes_clock": self._our_clock is not None, "scene": self.simulator.scene.name,
             "seed": self.simulator.scene.seed,
             **{f"{c.name}.{key}": count for c in self.simulator.controllers.values()

@@ -204,7 +204,7 @@ class Cameras:
         self._wake = threading.Event()
         self._taken = threading.Event()  # the pictures that were due have been taken
         self._taken.set()
-        self._images, self._counted = 0, (0, time.monotonic())
+        self.images = 0  # sent so far
         self._thread = threading.Thread(target=self._run, name="cameras", daemon=True)
         self._thread.start()
 
@@ -219,12 +219,6 @@ class Cameras:
     def keep_up(self, now: float) -> None:
         """Unpaced: waits until every picture that was due has been taken, so that none is lost."""
         self._taken.wait(1.0)
-
-    def rate(self) -> float:
-        """Images per second of real time, of all cameras together, since this was last asked."""
-        (images, then), now = self._counted, time.monotonic()
-        self._counted = self._images, now
-        return (self._images - images) / max(now - then, 1e-9)
 
     def join(self, limit: float) -> None:
         self._wake.set()
@@ -261,4 +255,4 @@ class Cameras:
             images = renderer.cameras(data, [stream.camera.name for stream in due])
         for stream in due:
             stream.publish(images[stream.camera.name], now)
-            self._images += 1
+            self.images += 1

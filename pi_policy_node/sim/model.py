@@ -19,7 +19,6 @@ ARMATURE = 0.002  # kg m^2 of rotor, seen through the gears, per Nm of effort; k
 BASE_LAG = 0.015  # s: time constant of the wheels' velocity control
 BASE_FORCE = np.array([400.0, 400.0, 120.0])  # N, N, Nm: what the wheels can bring to the floor
 PAD_FRICTION = np.array([0.3, 0.010, 0.0002])  # sliding, torsional (m), rolling (m); the larger of pad's and thing's counts
-BENCH = 0.70  # m: a robot without a base stands at the height of the table
 BASE_JOINTS = ("base_x", "base_y", "base_yaw")
 
 
@@ -97,8 +96,9 @@ def _robot_spec(robot: Robot) -> tuple[mujoco.MjSpec, dict[str, np.ndarray]]:
         for name, kind, axis in zip(BASE_JOINTS, ("SLIDE", "SLIDE", "HINGE"), np.eye(3)[[0, 1, 2]]):
             base.add_joint(name=name, type=getattr(mujoco.mjtJoint, f"mjJNT_{kind}"), axis=axis)
     else:
-        base.pos = [0.0, 0.0, BENCH]
-    base.sleep = mujoco.mjtSleepPolicy.mjSLEEP_NEVER
+        base.pos = world.bench(spec)
+    for body in _roots(base):
+        body.sleep = mujoco.mjtSleepPolicy.mjSLEEP_NEVER  # it must feel its commands
     for camera in robot.cameras:
         # A camera of MuJoCo looks along -z with +y up; an optical frame has z forward and y down.
         spec.body(camera.frame).add_camera(name=camera.name, quat=[0, 1, 0, 0], fovy=math.degrees(camera.fov))
@@ -126,6 +126,15 @@ def _bodies(body):
     yield body
     for child in body.bodies:
         yield from _bodies(child)
+
+
+def _roots(body):
+    """The first bodies with joints on every branch."""
+    if list(body.joints):
+        yield body
+    else:
+        for child in body.bodies:
+            yield from _roots(child)
 
 
 def _grip(robot: Robot, spec: mujoco.MjSpec) -> None:

@@ -216,6 +216,14 @@ class Physics:
         c, s = math.cos(yaw), math.sin(yaw)
         return Base(float(x), float(y), float(yaw), float(c * vx + s * vy), float(c * vy - s * vx), float(wz))
 
+    def base_pose(self) -> np.ndarray:
+        """[4, 4] of the robot's base frame in the world's."""
+        mujoco.mj_kinematics(self.model.mj, self.data)
+        body = self.data.body(self.model.robot.base_frame)
+        pose = np.eye(4)
+        pose[:3, :3], pose[:3, 3] = body.xmat.reshape(3, 3), body.xpos
+        return pose
+
     def things(self) -> dict[str, Thing]:
         """Everything of the scene, by name."""
         result = {}

@@ -83,6 +83,13 @@ def furnish(spec: mujoco.MjSpec) -> None:
         _BUILDERS[kind](_Body(body, 1.0))
 
 
+def bench(spec: mujoco.MjSpec) -> list[float]:
+    """Adds a bench in front of the table for a robot without a base, and says where it stands on it."""
+    (x, _, _), (_, _, top) = TABLE
+    _static(spec, (x - 0.56, -0.35, 0), (x - 0.01, 0.35, top), (0.42, 0.44, 0.46))
+    return [x - 0.24, 0.0, top]
+
+
 def parking(i: int) -> list[float]:
     """Where slot i of the pool is while no scene uses it: out of the way, asleep, touching nothing."""
     return [20.0 + 0.3 * i, 0.0, 1.0]

@@ -1,0 +1,161 @@
+"""`./pi sim`: how fast the simulated robot is on this machine, and pictures of its world."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from pi_policy_node.cli import CommandError
+from pi_policy_node.environment import claim_domain, ros_environment
+
+HELP = "the simulated robot: `bench` its speed, `render` pictures of its world"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    verbs = parser.add_subparsers(dest="what", required=True, metavar="bench|render")
+    bench = verbs.add_parser("bench", help="times faster than real time, in lockstep and as a ROS node")
+    bench.add_argument("--seconds", type=float, default=5.0, help="how long each row is measured (default 5)")
+    bench.add_argument("--json", type=Path, metavar="FILE", help="also write the table there")
+    bench.add_argument("--no-ros", action="store_true", help="lockstep only")
+    render = verbs.add_parser("render", help="write a picture (PNG or JPEG) of a scene")
+    render.add_argument("file", type=Path)
+    render.add_argument("--camera", default="free", help="a camera of the robot, 'all', or 'free' (default)")
+    render.add_argument("--width", type=int, default=1280, help="of the free camera")
+    render.add_argument("--height", type=int, default=720, help="of the free camera")
+    render.add_argument("--azimuth", type=float, default=150.0, help="degrees, of the free camera")
+    render.add_argument("--elevation", type=float, default=-22.0, help="degrees, of the free camera")
+    render.add_argument("--distance", type=float, default=2.6, help="m, of the free camera")
+    for verb in (bench, render):
+        verb.add_argument("--robot", default="pi_mobile", help="a name under config/robots, or a file")
+        verb.add_argument("--scene", default="", help="a scene's name; a wrong one lists them")
+        verb.add_argument("--seed", type=int, default=0)
+
+
+def run(args: argparse.Namespace) -> int:
+    from pi_policy_node.robot import RobotError, load_robot
+    from pi_policy_node.sim import SceneError
+
+    try:
+        robot = load_robot(args.robot)
+        return (_bench if args.what == "bench" else _render)(robot, args)
+    except (RobotError, SceneError) as error:
+        raise CommandError(str(error)) from None
+
+
+# ------------------------------------------------------------------------------------------------------------ bench
+
+def _bench(robot, args: argparse.Namespace) -> int:
+    if args.seconds <= 0:
+        raise CommandError(f"--seconds must be more than 0, not {args.seconds:g}")
+    rows = _lockstep_rows(robot, args)
+    if not args.no_ros:
+        rows += [_node_row(args, pace) for pace in (1.0, 0.0)]
+    print(f"\n{robot.name}, {os.cpu_count()} cores (load {os.getloadavg()[0]:.1f}): simulated seconds per second\n")
+    for row in rows:
+        print(f"  {row['what']:<58} {row['factor']:7.2f}{'  ' + row['note'] if row['note'] else ''}")
+    if args.json:
+        _write(args.json, json.dumps({"robot": robot.name, "cores": os.cpu_count(), "load": os.getloadavg(),
+                                      "rows": rows}, indent=1).encode() + b"\n")
+        print(f"\nwritten to {args.json}")
+    return 0
+
+
+def _lockstep_rows(robot, args: argparse.Namespace) -> list[dict]:
+    from pi_policy_node.sim import Simulator
+
+    def measure(what: str, every: int, size: tuple[int, int] | None) -> dict:
+        """Lockstep with a moving robot; images of every camera at every `every`th row, none when 0."""
+        simulator = Simulator(robot, args.scene, args.seed, cameras=None if every else (), size=size)
+        if every:
+            simulator.observe()  # makes the renderer
+        moving = robot.home.copy()
+        rows, start = 0, time.perf_counter()
+        while time.perf_counter() - start < args.seconds:
+            moving[0] = robot.home[0] + 0.2 * abs((rows % 100) / 50 - 1)
+            simulator.step(moving)
+            rows += 1
+            if every and rows % every == 0:
+                simulator.observe()
+        wall = time.perf_counter() - start
+        simulator.close()
+        print(".", end="", flush=True)
+        return {"what": what, "factor": rows * robot.dt / wall, "note": f"{wall / rows * 1000:.2f} ms a row"}
+
+    hz = max(camera.hz for camera in robot.cameras)
+    every = max(1, round(1 / (hz * robot.dt)))
+    count = len(robot.cameras)
+    return [
+        measure("lockstep, no cameras", 0, None),
+        measure(f"lockstep, {count} cameras as on the robot, every {every * robot.dt * 1000:.0f} ms", every, None),
+        measure(f"lockstep, {count} cameras at 96x96, every {5 * robot.dt * 1000:.0f} ms", 5, (96, 96)),
+    ]
+
+
+def _node_row(args: argparse.Namespace, pace: float) -> dict:
+    """The ROS node with all its threads, publishing everything, in a process of its own."""
+    with claim_domain() as domain:
+        environment = ros_environment(domain=domain.id)
+        node = subprocess.Popen(
+            [sys.executable, "-m", "pi_policy_node.nodes.sim", "--ros-args", "-p", "use_sim_time:=true",
+             "-p", f"pace:={pace}", "-p", f"robot:={args.robot}", "-p", f"scene:={args.scene or 'table'}",
+             "-p", f"seed:={args.seed}", "--log-level", "warn"], env=environment, stdin=subprocess.DEVNULL)
+        try:
+            watch = subprocess.run(
+                [sys.executable, "-m", "pi_policy_node.nodes.sim_watch", str(args.seconds + 2.0)], env=environment,
+                capture_output=True, text=True, timeout=args.seconds + 60)
+        finally:
+            node.terminate()
+            try:
+                node.wait(6.0)
+            except subprocess.TimeoutExpired:
+                node.kill()
+    if watch.returncode:
+        raise CommandError(f"the node was not heard of: {watch.stderr.strip()}")
+    seen = json.loads(watch.stdout)
+    print(".", end="", flush=True)
+    return {"what": f"ROS node, all cameras, {'paced' if pace else 'unpaced'}", "factor": seen["factor"],
+            "note": f"{seen['images_per_s']:.0f} images/s, {seen['cpu']:.0%} of a core", **seen}
+
+
+# ----------------------------------------------------------------------------------------------------------- render
+
+def _render(robot, args: argparse.Namespace) -> int:
+    import cv2
+    import numpy as np
+
+    from pi_policy_node.sim import Simulator
+
+    names = [camera.name for camera in robot.cameras]
+    if args.camera not in ("free", "all", *names):
+        raise CommandError(f"no camera {args.camera!r}; there is free, all, {', '.join(names)}")
+    if not (16 <= args.width <= 4096 and 16 <= args.height <= 4096):
+        raise CommandError(f"the size must be between 16 and 4096, not {args.width}x{args.height}")
+    if args.file.suffix.lower() not in (".png", ".jpg", ".jpeg"):
+        raise CommandError(f"{args.file} must end in .png or .jpg")
+    simulator = Simulator(robot, args.scene, args.seed,
+                          cameras={"free": (), "all": names}.get(args.camera, [args.camera]))
+    if args.camera == "free":
+        image = simulator.render_free(args.width, args.height, azimuth=args.azimuth, elevation=args.elevation,
+                                      distance=args.distance)
+    else:
+        images = list(simulator.images().values())
+        height = max(image.shape[0] for image in images)
+        image = np.hstack([cv2.copyMakeBorder(i, 0, height - i.shape[0], 0, 0, cv2.BORDER_CONSTANT) for i in images])
+    _write(args.file, cv2.imencode(args.file.suffix.lower(), image[..., ::-1])[1].tobytes())
+    print(f"{args.file}: {image.shape[1]}x{image.shape[0]}, scene '{simulator.scene.name}', seed {args.seed}, with "
+          f"{', '.join(item.words for item in simulator.scene.items) or 'nothing in it'}")
+    return 0
+
+
+def _write(file: Path, data: bytes) -> None:
+    temporary = file.with_name(f".{file.name}.{os.getpid()}")
+    try:
+        temporary.write_bytes(data)
+        os.replace(temporary, file)
+    except OSError as error:
+        raise CommandError(f"cannot write {file}: {error.strerror}") from None
