@@ -217,7 +217,7 @@ def _read_joint_limits(section: Section, joints: list[Joint], gripper: Gripper |
     velocity = section.numbers("velocity", count, [joint.velocity / stroke for joint in joints], above=0, each="joint")
     for i, joint in enumerate(joints):
         fastest = joint.velocity / stroke
-        if velocity[i] == math.inf:
+        if "velocity" not in section and not 0 < fastest < math.inf:
             raise section.error("velocity", f"is missing, and '{joint.name}' has no velocity limit in the URDF")
         if velocity[i] > fastest * (1 + 1e-9):
             per = " strokes per second" if gripper else ""

@@ -115,16 +115,38 @@ def parse(file: Path, text: str) -> Urdf:
         if root.tag != "robot":
             raise RobotError(file, "", f"its root is <{root.tag}>; a URDF's is <robot>")
         links = frozenset(link.attrib["name"] for link in root.findall("link"))
-        joints = {joint.attrib["name"]: _joint(file, joint) for joint in root.findall("joint")}
+        joints = [_joint(file, joint) for joint in root.findall("joint")]
     except ElementTree.ParseError as error:
         raise RobotError(file, "", f"not XML: {error}") from None
     except KeyError as error:
-        raise RobotError(file, "", f"a <link> or <joint> lacks its {error.args[0]}") from None
-    for joint in joints.values():
+        raise RobotError(file, "", f"a <link>, <joint> or <mimic> lacks its {error.args[0]}") from None
+    tree = Urdf(links, {joint.name: joint for joint in joints})
+    _check_tree(file, tree, joints)
+    return tree
+
+
+def _check_tree(file: Path, tree: Urdf, joints: list[Joint]) -> None:
+    """Names are known and used once, and every link hangs on one root."""
+    above: dict[str, str] = {}
+    for joint in joints:
+        if tree.joints[joint.name] is not joint:
+            raise RobotError(file, joint.name, "two joints have this name")
         for link in (joint.parent, joint.child):
-            if link not in links:
-                raise RobotError(file, joint.name, f"no <link> is called '{link}'{suggest(link, links)}")
-    return Urdf(links, joints)
+            if link not in tree.links:
+                raise RobotError(file, joint.name, f"no <link> is called '{link}'{suggest(link, tree.links)}")
+        if above.setdefault(joint.child, joint.name) != joint.name:
+            raise RobotError(file, joint.name, f"its child '{joint.child}' is that of '{above[joint.child]}' already")
+        if joint.mimic and joint.mimic.joint not in tree.joints:
+            raise RobotError(file, joint.name, f"mimics '{joint.mimic.joint}', which is no joint")
+    for joint in joints:
+        at, steps = joint.child, 0
+        while at in above:
+            at, steps = tree.joints[above[at]].parent, steps + 1
+            if steps > len(joints):
+                raise RobotError(file, joint.name, "its links form a loop; a URDF is a tree")
+    roots = sorted(tree.links - above.keys())
+    if len(roots) != 1:
+        raise RobotError(file, "", f"must have one root link, not {len(roots)}: {', '.join(roots) or 'it is empty'}")
 
 
 def _joint(file: Path, element: ElementTree.Element) -> Joint:
@@ -132,13 +154,19 @@ def _joint(file: Path, element: ElementTree.Element) -> Joint:
     if kind not in (*MOVING, "fixed"):
         raise RobotError(file, name, f"joint type '{kind}' is not supported; use {any_of([*MOVING, 'fixed'])}")
 
-    def numbers(tag: str, attribute: str, default: str) -> list[float]:
+    def numbers(tag: str, attribute: str, *default: float) -> list[float]:
         child = element.find(tag)
-        text = default if child is None else child.get(attribute, default)
+        text = None if child is None else child.get(attribute)
+        if text is None:
+            return list(default)
         try:
-            return [float(word) for word in text.split()]
+            values = [float(word) for word in text.split()]
         except ValueError:
-            raise RobotError(file, f"{name}.{tag}", f'{attribute}="{text}" must hold numbers') from None
+            values = []
+        if len(values) != len(default) or not np.isfinite(values).all():
+            count = "a number" if len(default) == 1 else f"{len(default)} numbers"
+            raise RobotError(file, f"{name}.{tag}", f'{attribute}="{text}" must be {count}')
+        return values
 
     def link(tag: str) -> str:
         child = element.find(tag)
@@ -146,9 +174,9 @@ def _joint(file: Path, element: ElementTree.Element) -> Joint:
             raise RobotError(file, name, f"lacks its <{tag}>")
         return child.attrib["link"]
 
-    axis = np.array(numbers("axis", "xyz", "1 0 0"))
-    if axis.shape != (3,) or not np.linalg.norm(axis) > 1e-9:
-        raise RobotError(file, f"{name}.axis", "must be three numbers, not all zero")
+    axis = np.array(numbers("axis", "xyz", 1.0, 0.0, 0.0))
+    if not np.linalg.norm(axis) > 1e-9:
+        raise RobotError(file, f"{name}.axis", "must not be all zero")
     if kind in ("revolute", "prismatic") and element.find("limit") is None:
         raise RobotError(file, name, f"a {kind} joint needs a <limit>")
     endless = kind in ("continuous", "fixed")
@@ -158,14 +186,14 @@ def _joint(file: Path, element: ElementTree.Element) -> Joint:
         kind=kind,
         parent=link("parent"),
         child=link("child"),
-        origin=transform(numbers("origin", "xyz", "0 0 0"), numbers("origin", "rpy", "0 0 0")),
+        origin=transform(numbers("origin", "xyz", 0.0, 0.0, 0.0), numbers("origin", "rpy", 0.0, 0.0, 0.0)),
         axis=axis / np.linalg.norm(axis),
-        lower=-math.inf if endless else numbers("limit", "lower", "0")[0],
-        upper=math.inf if endless else numbers("limit", "upper", "0")[0],
-        velocity=numbers("limit", "velocity", "inf")[0],
+        lower=-math.inf if endless else numbers("limit", "lower", 0.0)[0],
+        upper=math.inf if endless else numbers("limit", "upper", 0.0)[0],
+        velocity=numbers("limit", "velocity", math.inf)[0],
         mimic=None
         if mimic is None
-        else Mimic(mimic.attrib["joint"], float(mimic.get("multiplier", "1")), float(mimic.get("offset", "0"))),
+        else Mimic(mimic.attrib["joint"], *numbers("mimic", "multiplier", 1.0), *numbers("mimic", "offset", 0.0)),
     )
 
 

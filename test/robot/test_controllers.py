@@ -165,3 +165,36 @@ def test_accepts_other_ways_to_write_the_file(edited_controllers):
         ("  lift_controller:\n    ros__parameters:", "  /robot/lift_controller:\n    ros__parameters:\n      mine: 1"),
     )
     assert load_robot(path).name == "pi_mobile"
+
+
+def test_ros_itself_reads_the_base_controllers_remappings(ros):
+    """As the controller_manager does it: a parameter of its own, which becomes the controller's arguments."""
+    from geometry_msgs.msg import TwistStamped
+    from rclpy.node import Node
+
+    file = load_robot().controllers_file
+    manager = Node(
+        "controller_manager",
+        namespace="robot",
+        cli_args=["--ros-args", "--params-file", str(file)],
+        automatically_declare_parameters_from_overrides=True,
+    )
+    arguments = manager.get_parameter("base_controller.node_options_args").value
+    assert manager.get_parameter("update_rate").value >= 100
+    manager.destroy_node()
+    base = Node(
+        "base_controller",
+        namespace="robot",
+        cli_args=[*arguments, "--params-file", str(file)],
+        automatically_declare_parameters_from_overrides=True,
+    )
+    try:
+        assert base.get_parameter("reference_timeout").value == 0.15
+        assert base.get_parameter("kinematics.wheels_radius").value > 0
+        twist = base.create_subscription(TwistStamped, "~/reference", lambda message: None, 1)
+        odometry = base.create_publisher(TwistStamped, "~/odometry", 1)
+        tf = base.create_publisher(TwistStamped, "~/tf_odometry", 1)
+        topics = [twist.topic_name, odometry.topic_name, tf.topic_name]
+        assert topics == ["/robot/base_controller/cmd_vel", "/robot/base_controller/odom", "/robot/tf"]
+    finally:
+        base.destroy_node()

@@ -126,6 +126,11 @@ BROKEN = {
     ),
     "no controllers": ("controllers", "no such file", ("controllers: controllers.yaml", "controllers: nowhere.yaml")),
     "base frame": ("base_frame", "no link 'base'", ("base_frame: base_link", "base_frame: base")),
+    "loose tool": (
+        "groups.left_arm.tool",
+        "does not hang on 'right_link1'",
+        ("base_frame: base_link", "base_frame: right_link1"),
+    ),
     "group kind": ("groups.left_arm.kind", "did you mean 'arm'", ("kind: arm", "kind: arms")),
     "controller kind": (
         "groups.left_arm.controller.kind",
