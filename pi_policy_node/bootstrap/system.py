@@ -67,12 +67,12 @@ def install(plan: Plan, runner: Runner) -> None:
     prefix = _become_root()
     if prefix is None:
         raise SetupError(f"some system packages are missing; type `sudo {line}` and run ./pi again")
-    env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    prefix += ["env", "DEBIAN_FRONTEND=noninteractive"]  # behind sudo, which drops variables
     try:
-        runner.run(*prefix, "apt-get", "update", "-q", env=env)
+        runner.run(*prefix, "apt-get", "update", "-q")
     except StepFailed:
         pass  # one broken source among many need not matter; the next command tells
-    runner.run(*prefix, *line.split(), env=env)
+    runner.run(*prefix, *line.split())
     still = missing_packages(plan)
     if still:
         raise SetupError(f"apt-get installed {' '.join(packages)}, yet {' '.join(still)} is not found (log: {runner.log})")
