@@ -199,9 +199,15 @@ class Bridge:
         blind = self.senses.blind()
         serving = self._served and not self._person and self.supervisor.in_force(steady) is not None
         camera = Cause(Code.CAMERA, blind) if blind and serving else None
-        for cause in (self.supervisor.heart(steady), self.senses.problem(), tracking, camera):
+        # Where nothing moves or is about to go on, there is nothing to latch: what is wrong holds as long as it lasts.
+        engaged = serving or self._person or self._playing is not None or not self._at_rest()
+        sensed = self.senses.problem() if engaged else None
+        for cause in (self.supervisor.heart(steady), sensed, tracking, camera):
             if cause is not None and cause.code.latches:
                 self.fault(cause.code, cause.words)
+
+    def _at_rest(self) -> bool:
+        return self.shaper.window is None or self.shaper.at_rest(self.clock.time)
 
     def _obstacle(self, steady: float) -> Cause | None:
         """Why nothing may move now, apart from the plan itself."""

@@ -11,11 +11,12 @@ from pi_policy_node.control.window import Window
 from pi_policy_node.robot import Kinematics, Robot
 
 DERIVATIVES = ("position", "velocity", "acceleration", "jerk")
-# Motions are made within these parts of the limits and checked against the limits themselves: room for what a late
-# message does to a controller's reference, and for what lies between two samples.
-HEADROOM = (1.0, 0.96, 0.9, 0.8)  # position, velocity, acceleration, jerk
+# Motions are made within these parts of the limits: room for what a late message does to a controller's reference (up to
+# 5 ms late, only the jerk still gets beyond its limit), and for what lies between two samples.
+HEADROOM = (1.0, 0.96, 0.86, 0.8)  # position, velocity, acceleration, jerk
 POSITION_MARGIN = 0.001  # rad or m, and of the range of a joint
-TOOL_HEADROOM = 0.97
+TOOL_HEADROOM = 0.93
+CHECKED = 0.99  # of the rates, and of the tools' and the base's speed: what the check allows, for the same reason
 WORKSPACE_MARGIN = 0.002  # m
 
 
@@ -61,9 +62,9 @@ class Limits:
 
     def joint_excess(self, joints: np.ndarray) -> np.ndarray:
         """[4, N, A] -> [4, A] bool: which columns break which limits. Written so that NaN breaks them all."""
-        high, low = self.high.copy(), self.low.copy()
-        high[0] = np.maximum(high[0], joints[0, 0])
-        low[0] = np.minimum(low[0], joints[0, 0])
+        high, low = CHECKED * self.high, CHECKED * self.low
+        high[0] = np.maximum(self.high[0], joints[0, 0])
+        low[0] = np.minimum(self.low[0], joints[0, 0])
         slack = 1e-6 + 1e-6 * np.where(np.isfinite(high), np.abs(high), 0.0)
         return ~((joints <= high + slack) & (joints >= low - slack)).all(axis=1)
 
@@ -71,14 +72,14 @@ class Limits:
         """The limits that a motion breaks, by name."""
         excess = self.joint_excess(motion.joints).any(axis=1)
         broken = [name for name, out in zip(DERIVATIVES, excess) if out]
-        if not (motion.tool_speed <= self._tool_speed + 1e-6).all():
+        if not (motion.tool_speed <= CHECKED * self._tool_speed).all():
             broken.append("tool_speed")
         first = motion.tools[:, :1]
         inside = (motion.tools <= np.maximum(self._workspace[1], first) + 1e-6) & (
             motion.tools >= np.minimum(self._workspace[0], first) - 1e-6)
         if not inside.all():
             broken.append("workspace")
-        if not (motion.base_speed <= self._base_speed + 1e-6).all():
+        if not (motion.base_speed <= CHECKED * self._base_speed).all():
             broken.append("base_speed")
         return broken
 

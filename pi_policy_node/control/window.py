@@ -15,6 +15,9 @@ from dataclasses import dataclass
 import numpy as np
 
 
+EARLIEST = 0.08  # s from the start of a braking window to its first point, if it lasts so long
+
+
 @functools.lru_cache(maxsize=64)
 def blend_coefficients(duration: float) -> np.ndarray:
     """[6, 6]: (p, v, a at the start, p, v, a at the end) -> coefficients of the quintic, lowest power first."""
@@ -90,25 +93,27 @@ class Window:
         """When it is at rest."""
         return self.time + self.blend + self.tail
 
+    @functools.cached_property
+    def _curves(self) -> tuple[np.ndarray, np.ndarray]:
+        """Coefficients [6, A] of the blend and of the tail."""
+        blend = blend_coefficients(self.blend) @ np.concatenate([self.start, self.aim]) if self.blend > 0.0 else None
+        return blend, tail_coefficients(self.tail) @ self.aim
+
     def state(self, time: float) -> np.ndarray:
         """[3, A] at a time; before the start, the start; after the end, at rest."""
-        return self.states(np.array([time]))[0]
-
-    def states(self, times: np.ndarray) -> np.ndarray:
-        """[N] -> [N, 3, A]"""
-        since = np.clip(np.asarray(times) - self.time, 0.0, self.blend + self.tail)
-        result = np.empty((len(since), *self.start.shape))
-        early = since < self.blend
-        if early.any():
-            result[early] = self._along(since[early], blend_coefficients(self.blend), np.concatenate([self.start, self.aim]))
-        if not early.all():
-            result[~early] = self._along(since[~early] - self.blend, tail_coefficients(self.tail), self.aim)
-        result[since >= self.blend + self.tail, 1:] = 0.0
-        return result
-
-    @staticmethod
-    def _along(times: np.ndarray, coefficients: np.ndarray, ends: np.ndarray) -> np.ndarray:
-        return np.einsum("dnk,ka->nda", _powers(times)[:3], coefficients @ ends)
+        t = min(max(time - self.time, 0.0), self.blend + self.tail)
+        over = t >= self.blend + self.tail
+        blend, tail = self._curves
+        curve, t = (blend, t) if t < self.blend else (tail, t - self.blend)
+        t2, t3, t4 = t * t, t**3, t**4
+        state = np.array([
+            [1.0, t, t2, t3, t4, t4 * t],
+            [0.0, 1.0, 2 * t, 3 * t2, 4 * t3, 5 * t4],
+            [0.0, 0.0, 2.0, 6 * t, 12 * t2, 20 * t3],
+        ]) @ curve  # fmt: skip
+        if over:
+            state[1:] = 0.0
+        return state
 
     def samples(self) -> tuple[np.ndarray, np.ndarray]:
         """Times from the start [N] and p, v, a, jerk [4, N, A], densely, over the blend and the tail."""
@@ -119,11 +124,9 @@ class Window:
         """What to send: times from the start [P] (> 0, increasing) and states [P, 3, A], the last one at rest.
 
         The points within the tail change nothing for a controller that uses accelerations; one that does not brakes
-        nearly as well. There is none before the aim: the controller goes there from wherever its reference is when the
-        message arrives, and the longer it has for that, the less a delay of some milliseconds disturbs.
+        nearly as well. There is none soon after the start: the controller goes to the first one from wherever its
+        reference is when the message arrives, and the longer it has for that, the less some milliseconds disturb.
         """
-        tail = np.array([0.25, 0.5, 0.75, 1.0]) * self.tail
-        times = np.concatenate([[self.blend], self.blend + tail] if self.blend > 0.0 else [tail])
-        states = self.states(self.time + times)
-        states[-1, 1:] = 0.0
-        return times, states
+        times = self.blend + self.tail * np.array([0.0, 0.25, 0.5, 0.75, 1.0])
+        times = times[(times >= min(EARLIEST, self.blend or self.tail))]
+        return times, np.stack([self.state(self.time + t) for t in times[:-1]] + [self.state(np.inf)])
