@@ -49,6 +49,7 @@ class Prefix:
     """What is already decided: rows that will run while the policy thinks."""
 
     rows: np.ndarray  # float64 [d, A], committed rows from the time of row 0 on, absolute units
+    planned: np.ndarray | None = None  # float64 [m, A], what the previous chunk has behind them; may still be changed
 
 
 @dataclass(frozen=True)

@@ -107,7 +107,7 @@ def committed(last: Chunk | None, task: str, *, stamp: float, until: float, stat
     end = min(math.ceil((until - last.stamp) / robot.dt), played)
     if end <= first or not follows(last.rows[: played], first, state, robot):
         return stamp, None
-    return last.stamp + first * robot.dt, Prefix(last.rows[first:end])
+    return last.stamp + first * robot.dt, Prefix(last.rows[first:end], planned=last.rows[end:])
 
 
 def follows(rows: np.ndarray, first: int, state: np.ndarray, robot: Robot) -> bool:

@@ -10,6 +10,7 @@ from pi_policy_node.robot import Robot
 # name -> module:callable, called as callable(robot, **options) -> Policy
 BACKENDS = {
     "scripted": "pi_policy_node.policy.scripted:ScriptedPolicy",
+    "vla": "pi_policy_node.policy.vla:VlaPolicy",
 }
 
 

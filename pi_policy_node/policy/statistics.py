@@ -65,10 +65,6 @@ class Normaliser:
         """Indices where the statistics say that nothing ever moved: any real motion explodes there."""
         return np.flatnonzero(self.scale < limit)
 
-    def far(self, x: np.ndarray, limit: float = 5.0) -> np.ndarray:
-        """Indices where x lies far outside of what the policy was trained on."""
-        return np.flatnonzero(np.abs(self(x)) > limit)
-
 
 def read_statistics(file: Path) -> dict[str, Statistics]:
     """openpi's norm_stats.json: {"norm_stats": {"state": {"mean": [...], ...}, "actions": {...}}}."""

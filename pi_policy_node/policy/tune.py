@@ -12,6 +12,7 @@ import torch._dynamo
 
 from pi_policy_node.policy.gemma import Block, rope
 from pi_policy_node.policy.model import Pi
+from pi_policy_node.policy.shapes import Shape
 
 
 def best_threads(model: Pi, prefix: int) -> int:
@@ -28,13 +29,12 @@ def best_threads(model: Pi, prefix: int) -> int:
         torch.set_num_threads(before)
 
 
-def best_dtype(model: Pi, prefix: int) -> torch.dtype:
+def best_dtype(shape: Shape, prefix: int) -> torch.dtype:
     """float32 or bfloat16, whichever runs a layer faster here: bfloat16 needs instructions that many CPUs lack."""
     costs = {}
     for dtype in (torch.float32, torch.bfloat16):
-        with torch.device("cpu"):
-            blocks = [Block(shape, adaptive=False).to(dtype) for shape in (model.shape.vlm, model.shape.expert)]
-        costs[dtype] = _cost(blocks, model, prefix, dtype)
+        blocks = [Block(size, adaptive=False).to(dtype) for size in (shape.vlm, shape.expert)]
+        costs[dtype] = _cost(blocks, shape, prefix, dtype)
     return min(costs, key=costs.get)
 
 
@@ -77,18 +77,17 @@ def compile_block(block: Block) -> None:
 
 def cost(model: Pi, prefix: int) -> float:
     """Seconds: a layer of the language model on a prefix, and ten of the expert on a chunk."""
-    return _cost([model.vlm.blocks[0], model.expert.blocks[0]], model, prefix, model.dtype)
+    return _cost([model.vlm.blocks[0], model.expert.blocks[0]], model.shape, prefix, model.dtype)
 
 
 @torch.no_grad()
-def _cost(blocks: list[Block], model: Pi, prefix: int, dtype: torch.dtype) -> float:
-    shape = model.shape
+def _cost(blocks: list[Block], shape: Shape, prefix: int, dtype: torch.dtype) -> float:
     total = 0.0
     for block, size, tokens, times in ((blocks[0], shape.vlm, prefix, 1), (blocks[1], shape.expert, shape.horizon, 10)):
         x = torch.randn(1, tokens, size.width).to(dtype)
         past = None if times == 1 else tuple(torch.randn(2, 1, prefix, size.head_dim).to(dtype))
         turn = rope(torch.arange(tokens)[None], size.head_dim)
-        mods = torch.zeros(2, 1, 1, 3, size.width) if block.norm1.weight is None and times > 1 else None
+        mods = torch.zeros(2, 1, 1, 3, size.width) if shape.family == "pi05" and times > 1 else None
         total += times * fastest(lambda: block(x, turn, None, past, mods, False))
     return total
 

@@ -126,13 +126,13 @@ def test_a_compiled_engine_answers_the_same():
 
 
 def test_warming_up_decides_and_allocates(case):
-    shape, pi, _ = case
+    shape, _, _ = case
     engine = Engine(model(shape), steps=1)
     engine.warm_up(views=2, prompt=9, modes=("plain", "given", "guided"))
     assert engine.threads >= 1 and engine.compiled is False  # far below a second: not worth compiling
     assert {key.mode for key in engine._lanes} == {"plain", "given", "guided"}
     assert all(key.pictures == 2 and key.full for key in engine._lanes)
-    assert tune.best_dtype(pi, 100) in (torch.float32, torch.bfloat16)
+    assert tune.best_dtype(shape, 100) in (torch.float32, torch.bfloat16)
 
 
 def test_many_threads_at_once(case):
