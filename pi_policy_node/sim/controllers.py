@@ -119,7 +119,8 @@ class TrajectoryController(_Controller):
     """joint_trajectory_controller with `interpolate_from_desired_state: true` and otherwise default parameters.
 
     A new trajectory replaces the old one at the next `advance`, starting from the reference, not from the measured
-    state. Like the real one it accepts NaN, ignores limits, and jumps if the first point is due at once and elsewhere.
+    state. Like the real one it accepts NaN, ignores limits, jumps if the first point is due at once and elsewhere, and
+    dates its last reference one update too early when it starts from it: at v the first step is v * period too long.
     """
 
     def __init__(self, name: str, joints: Sequence[str], positions: Sequence[float], *, period: float = 0.002):
@@ -175,6 +176,7 @@ class TrajectoryController(_Controller):
         if self._pending is not None:
             (stamp, points), self._pending = self._pending, None
             update = times[0] - self.period  # commands are sampled one period ahead: `times[0]` is the next update's
+            # The reference is that of `update`, dated one earlier: JTC stores command_next_ with the time of its update().
             before = Point(update - self.period, self._position, self._velocity, self._acceleration)
             self._spline = _Spline(before, points, stamp or update)
         if self._spline is None:

@@ -240,6 +240,10 @@ class Physics:
     def in_contact(self, name: str) -> set[str]:
         """Bodies that touch a thing of the scene."""
         mj, body = self.model.mj, self._bodies[name]
+        sleep = mujoco.mjtEnableBit.mjENBL_SLEEP  # contacts of what sleeps are otherwise left out
+        mj.opt.enableflags &= ~int(sleep)
+        mujoco.mj_collision(mj, self.data)
+        mj.opt.enableflags |= int(sleep)
         touching = set()
         for contact in self.data.contact[:self.data.ncon]:
             a, b = (int(mj.geom_bodyid[g]) for g in contact.geom)
