@@ -1,0 +1,120 @@
+"""Brings requests of many robots to one policy: in batches, off the event loop, the late ones dropped."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+from pi_policy_node.policy.base import DeadlineExceeded, Observation, Policy, Prefix, Result
+
+
+@dataclass(eq=False)
+class Request:
+    """One observation that waits for its answer."""
+
+    observation: Observation
+    prefix: Prefix | None = None
+    deadline: float | None = None  # s, time.monotonic()
+    policy: Policy | None = None  # of its own, for a policy that remembers; None: the shared one
+    reset: bool = False
+    taken: bool = False  # the policy has it
+    answer: asyncio.Future[Result] = field(init=False)  # made by `submit`
+
+
+class Batcher:
+    """One inference at a time; what arrives meanwhile makes the next batch.
+
+    A policy with `infer_batch(requests: Sequence[Request]) -> Sequence[Result | Exception]` gets them together, any
+    other one by one. No request waits for others to come: a batch is what is there when the policy becomes free.
+    """
+
+    def __init__(self, policy: Policy, *, largest: int) -> None:
+        self._policy = policy
+        self._largest = largest
+        self._waiting: deque[Request] = deque()
+        self._arrived = asyncio.Event()
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="inference")
+        self.batches = self.served = 0
+
+    def submit(self, request: Request) -> asyncio.Future[Result]:
+        """Queues a request; cancel its future to withdraw it."""
+        request.answer = asyncio.get_running_loop().create_future()
+        self._waiting.append(request)
+        self._arrived.set()
+        return request.answer
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        loop = asyncio.get_running_loop()
+        try:
+            while True:
+                batch = self._take()
+                if not batch:
+                    self._arrived.clear()
+                    await self._arrived.wait()
+                    await asyncio.sleep(0)  # lets others that arrived at this instant in
+                    continue
+                results = await loop.run_in_executor(self._worker, self._infer, batch)
+                self.batches += 1
+                self.served += len(batch)
+                for request, result in zip(batch, results):
+                    settle(request.answer, result)
+        finally:
+            self._worker.shutdown(wait=False, cancel_futures=True)
+
+    def _take(self) -> list[Request]:
+        batch: list[Request] = []
+        now = time.monotonic()
+        while self._waiting and len(batch) < self._largest:
+            request = self._waiting.popleft()
+            if request.answer.done():
+                continue  # withdrawn: its connection is gone, or a newer observation took its place
+            if request.deadline is not None and request.deadline < now:
+                settle(request.answer, DeadlineExceeded("the deadline passed before the policy was free"))
+                continue
+            request.taken = True
+            batch.append(request)
+        return batch
+
+    def _infer(self, batch: Sequence[Request]) -> list[Result | Exception]:
+        """In the worker thread."""
+        own = [request for request in batch if request.policy is not None]
+        shared = [request for request in batch if request.policy is None]
+        results: dict[int, Result | Exception] = {}
+        together: Callable | None = getattr(self._policy, "infer_batch", None)
+        if together is not None and len(shared) > 1:
+            try:
+                answers = list(together(shared))
+                if len(answers) != len(shared):
+                    raise RuntimeError(f"{len(answers)} answers to {len(shared)} requests")
+                results = {id(request): answer for request, answer in zip(shared, answers)}
+                shared = []
+            except Exception:
+                results = {}  # one bad request must not take the others down: each on its own, then
+        for request in (*own, *shared):
+            results[id(request)] = self._one(request)
+        return [results[id(request)] for request in batch]
+
+    def _one(self, request: Request) -> Result | Exception:
+        policy = request.policy or self._policy
+        try:
+            if request.reset and hasattr(policy, "reset"):
+                policy.reset()
+            return policy.infer(request.observation, prefix=request.prefix, deadline=request.deadline)
+        except Exception as error:
+            return error
+
+
+def settle(answer: asyncio.Future, result: Result | Exception) -> None:
+    """Gives a waiting future its result, unless it was withdrawn."""
+    if answer.done():
+        return
+    if isinstance(result, Exception):
+        answer.set_exception(result)
+        answer.exception()  # marks it as seen: nobody may be waiting any more
+    else:
+        answer.set_result(result)
