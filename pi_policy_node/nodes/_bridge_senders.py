@@ -136,32 +136,56 @@ class TwistSender(_Stream):
 
 
 class GripperSender(Sender):
-    """A gripper's action: a goal whenever the command has moved on. A stalled goal is a grasp, not a failure."""
+    """A gripper's action: a goal whenever the command has moved on. A stalled goal is a grasp, not a failure.
+
+    Controllers and drivers offer one of two actions, GripperCommand or ParallelGripperCommand (those of ros2_control,
+    since Kilted, the latter alone): the client is made for the one that the server turns out to have.
+    """
 
     def __init__(self, node: Node, group: Group, failed: Callable[[str], None]) -> None:
         try:
-            from control_msgs.action import GripperCommand
+            from control_msgs.action import GripperCommand, ParallelGripperCommand
         except ImportError:
-            raise NodeError(f"{group.controller.name} is commanded by the action control_msgs/GripperCommand, which is not "
+            raise NodeError(f"{group.controller.name} is commanded by an action of control_msgs, which is not "
                             "installed: apt install ros-$ROS_DISTRO-control-msgs") from None
-        from rclpy.action import ActionClient
-
         self.topic = group.controller.topic
-        self._group, self._failed = group, failed
-        self._goal_type = GripperCommand.Goal
-        self._client = ActionClient(node, GripperCommand, self.topic)
+        kinds = (GripperCommand, ParallelGripperCommand)
+        self._types = {f"control_msgs/action/{kind.__name__}": kind for kind in kinds}
+        self._node, self._group, self._failed = node, group, failed
+        self._client = None
         self._sent: float | None = None  # action of the last goal
         self._sent_at = -np.inf  # s, steady
         self._number = 0
 
     def heard(self) -> bool:
-        return self._client.server_is_ready()
+        if self._client is None:
+            self._find_server()
+        return self._client is not None and self._client.server_is_ready()
 
     def close(self) -> None:
-        self._client.destroy()
+        if self._client is not None:
+            self._client.destroy()
+
+    def _find_server(self) -> None:
+        from rclpy.action import ActionClient, get_action_names_and_types
+
+        here = self._node.resolve_topic_name(self.topic)
+        for name, kinds in get_action_names_and_types(self._node):
+            known = [self._types[kind] for kind in kinds if kind in self._types]
+            if name == here and known:
+                self._client = ActionClient(self._node, known[0], self.topic)
+                self._goal_type = known[0].Goal
+
+    def _goal(self, position: float):
+        goal = self._goal_type()
+        if hasattr(goal.command, "name"):  # ParallelGripperCommand's command is a JointState
+            goal.command.name, goal.command.position = [self._group.joints[0]], [position]
+        else:
+            goal.command.position = position
+        return goal
 
     def send(self, output: Output, *, now: int, steady: float) -> None:
-        if output.action is None or (self._sent is None and output.at_rest):
+        if self._client is None or output.action is None or (self._sent is None and output.at_rest):
             return
         action = float(output.action[self._group.columns.start])
         step = abs(action - self._sent) if self._sent is not None else np.inf
@@ -169,9 +193,7 @@ class GripperSender(Sender):
             return
         self._sent, self._sent_at = action, steady
         self._number += 1
-        goal = self._goal_type()
-        goal.command.position = self._group.gripper.position(action)
-        answer = self._client.send_goal_async(goal)
+        answer = self._client.send_goal_async(self._goal(self._group.gripper.position(action)))
         answer.add_done_callback(lambda future, number=self._number: self._answered(future, number))
 
     def _answered(self, future, number: int) -> None:
