@@ -17,7 +17,10 @@ from pi_policy_node.environment import checkout
 
 NODES = ("sim", "camera_ingest", "policy", "commander", "hardware_bridge", "bringup")
 # Import name -> name in package.xml, where they differ; a rosdep key is not always what Python calls it.
-KEYS = {"numpy": "python3-numpy", "cv2": "python3-opencv", "yaml": "python3-yaml", "PIL": "python3-pil"}
+KEYS = {
+    "numpy": "python3-numpy", "cv2": "python3-opencv", "yaml": "python3-yaml", "PIL": "python3-pil",
+    "msgpack": "python3-msgpack", "websockets": "python3-websockets",
+}
 ROS = ("rclpy", "launch", "launch_ros", "ament_index_python", "cv_bridge", "tf2_ros", "xacro")
 
 
