@@ -57,6 +57,7 @@ class HardwareBridge(ManagedNode):
         self.senders: list[Sender] = []
         self.markers: PlanMarkers | None = None
         self._said: tuple = ()  # what the last status said
+        self._prompt = ""  # the words of the last instruction
         self._last_tick = 0.0  # s, steady
         self._slowest = 0.0  # s from a chunk's arrival to its window's being sent, of the last second
         self._gap = 0.0  # s, the longest between two ticks, of the last second
@@ -144,6 +145,7 @@ class HardwareBridge(ManagedNode):
 
     @guarded
     def on_instruction(self, message: Instruction) -> None:
+        self._prompt = message.subtask or message.text
         if self.active:
             self.bridge.on_instruction(
                 message.id, issued=to_ns(message.issued), stamp=to_ns(message.header.stamp),
@@ -233,7 +235,9 @@ class HardwareBridge(ManagedNode):
         self.look_for_listeners()
         self.publish_status()
         if self.active and self.markers is not None:
-            self.markers.publish(self.bridge.timeline, self.now())
+            status = self.bridge.status(steady=time.monotonic())
+            prompt = f"“{self._prompt}”\n" if status.instruction_id and self._prompt else ""
+            self.markers.publish(self.bridge.timeline, self.now(), f"{prompt}{status.mode.name}: {status.cause}")
 
     def look_for_listeners(self) -> None:
         """Nothing may move whose commands nobody hears."""
