@@ -189,7 +189,8 @@ class Bridge:
         if problem:
             self.supervisor.clock_jumped(now)
             self.senses.clock.clear()
-            self.fault(Code.CLOCK, problem)
+            if self._engaged(steady):
+                self.fault(Code.CLOCK, problem)
 
     def _watch(self, steady: float) -> None:
         """What ends motion and latches, whatever the plan says."""
@@ -197,17 +198,20 @@ class Bridge:
         if self.shaper.window is not None and not self._let_go and not self.dry_run:
             tracking = self.senses.tracking_fault(self.shaper)
         blind = self.senses.blind()
-        serving = self._served and not self._person and self.supervisor.in_force(steady) is not None
-        camera = Cause(Code.CAMERA, blind) if blind and serving else None
-        # Where nothing moves or is about to go on, there is nothing to latch: what is wrong holds as long as it lasts.
-        engaged = serving or self._person or self._playing is not None or not self._at_rest()
-        sensed = self.senses.problem() if engaged else None
+        camera = Cause(Code.CAMERA, blind) if blind and self._serving(steady) else None
+        sensed = self.senses.problem() if self._engaged(steady) else None
         for cause in (self.supervisor.heart(steady), sensed, tracking, camera):
             if cause is not None and cause.code.latches:
                 self.fault(cause.code, cause.words)
 
-    def _at_rest(self) -> bool:
-        return self.shaper.window is None or self.shaper.at_rest(self.clock.time)
+    def _serving(self, steady: float) -> bool:
+        """Whether the instruction in force has moved the robot, and may go on to."""
+        return self._served and not self._person and self.supervisor.in_force(steady) is not None
+
+    def _engaged(self, steady: float) -> bool:
+        """Whether there is motion to end. Otherwise what is wrong with the senses holds only as long as it lasts."""
+        moving = self.shaper.window is not None and not self.shaper.at_rest(self.clock.time)
+        return moving or self._playing is not None or self._person or self._serving(steady)
 
     def _obstacle(self, steady: float) -> Cause | None:
         """Why nothing may move now, apart from the plan itself."""
