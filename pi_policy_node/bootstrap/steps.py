@@ -7,6 +7,7 @@ import fcntl
 import hashlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -95,7 +96,7 @@ class Runner:
             try:
                 process = subprocess.Popen(
                     words, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, cwd=cwd,
-                    env=self.env if env is None else dict(env),
+                    env=self.env if env is None else dict(env), start_new_session=True,
                 )
             except OSError as error:
                 raise SetupError(f"can't run {words[0]}: {error.strerror}") from error
@@ -120,12 +121,12 @@ class StepFailed(SetupError):
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    process.terminate()
-    try:
-        process.wait(timeout=5)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+    """End a command with all that it started: a compiler left behind would write into the next run's build."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError, PermissionError):  # all gone; or apt, which sudo made root's
+            os.killpg(process.pid, number)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=5)
 
 
 def do(steps: Sequence[Step], stamps: Stamps, logs: Path, env: Mapping[str, str]) -> None:

@@ -68,9 +68,15 @@ def test_digest_sees_contents_and_order(tmp_path: Path) -> None:
 INTERRUPTED = """
 import sys
 from pathlib import Path
+import subprocess
 from pi_policy_node.bootstrap.steps import *
+wait = subprocess.Popen.wait
+def waits(*arguments, **options):
+    Path(sys.argv[1], "waits").touch()
+    return wait(*arguments, **options)
+subprocess.Popen.wait = waits
 done = Step("one", "one", "a", lambda runner: None)
-slow = Step("two", "two", "a", lambda runner: runner.run("sleep", "60"))
+slow = Step("two", "two", "a", lambda runner: runner.run("sh", "-c", "echo $$; sleep 60 & echo $!; wait"))
 do([done, slow], Stamps(Path(sys.argv[1])), Path(sys.argv[1]), {"PATH": "/usr/bin:/bin"})
 """
 
@@ -82,11 +88,20 @@ def test_interrupted_between_steps_it_goes_on_from_there(tmp_path: Path, number:
         [sys.executable, "-c", "import sys\n" + stop + INTERRUPTED, str(tmp_path)], cwd=checkout(),
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )
-    wait_for(lambda: "sleep" in read(tmp_path / "two.log"))
+    wait_for(lambda: len(read(tmp_path / "two.log").splitlines()) == 3 and (tmp_path / "waits").exists())
     process.send_signal(number)
     assert process.wait(timeout=10) != 0
     assert '"one"' in read(tmp_path / "pi-stamps.json")
     assert '"two"' not in read(tmp_path / "pi-stamps.json")
+    for started in read(tmp_path / "two.log").splitlines()[1:]:
+        wait_for(lambda: not running(int(started)))
+
+
+def running(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def read(path: Path) -> str:
