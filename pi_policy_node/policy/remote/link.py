@@ -133,43 +133,45 @@ class Link:
         pause = FIRST_PAUSE
         while not self._closed:
             try:
-                with self._open() as connection:
+                with connect(self.url, ssl=self._tls, additional_headers=self._headers, compression=None, proxy=None,
+                             max_size=MAX_REPLY, open_timeout=OPEN_LIMIT, close_timeout=0.5, ping_interval=PING_EVERY,
+                             ping_timeout=max(PING_LIMIT, self._reply_limit)) as connection:
+                    self._greet(connection)
                     pause = FIRST_PAUSE
                     self._talk(connection)
-                reason = "closed"
             except Exception as error:
-                reason = _describe(error)
+                self._down(error)
             wait = pause * random.uniform(0.7, 1.3)
             pause = min(2 * pause, LONGEST_PAUSE)
             with self._wake:
-                self._connection = None
-                self._busy_since = None
-                self.status = LinkStatus(LinkState.DOWN, f"no connection to {self.url}: {reason}; trying again")
-                if self._job is not None:
-                    self._job.fail(LinkDown(self.status.sentence))
-                    self._job = None
                 self._wake.wait_for(lambda: self._closed, timeout=wait)
 
-    def _open(self) -> ClientConnection:
-        connection = connect(self.url, ssl=self._tls, additional_headers=self._headers, compression=None,
-                             max_size=MAX_REPLY, open_timeout=OPEN_LIMIT, close_timeout=0.5, proxy=None,
-                             ping_interval=PING_EVERY, ping_timeout=max(PING_LIMIT, self._reply_limit))
-        try:
-            frame = connection.recv(timeout=OPEN_LIMIT)
-            metadata = wire.unpack(frame) if isinstance(frame, bytes) else None
-            if not isinstance(metadata, dict):
-                raise wire.WireError("the server did not begin with a map of metadata: not a policy server?")
-            self._check(metadata)
-        except BaseException:
-            connection.close()
-            raise
+    def _greet(self, connection: ClientConnection) -> None:
+        frame = connection.recv(timeout=OPEN_LIMIT)
+        metadata = wire.unpack(frame) if isinstance(frame, bytes) else None
+        if not isinstance(metadata, dict):
+            raise wire.WireError("the server did not begin with a map of metadata: not a policy server?")
+        self._check(metadata)
         with self._wake:
             offered = metadata.get(wire.EXTENSION)
             self.extension = offered if isinstance(offered, dict) and offered.get("version") == wire.VERSION else None
             self.metadata = metadata
             self._connection = connection
             self.status = LinkStatus(LinkState.UP, f"connected to {self.url}")
-        return connection
+
+    def _down(self, error: Exception) -> None:
+        with self._wake:
+            if self.status.state == LinkState.DOWN and self._connection is None:
+                since = self.status.since
+            else:
+                since = time.monotonic()
+            sentence = f"no connection to {self.url}: {_describe(error)}; trying again"
+            self.status = LinkStatus(LinkState.DOWN, sentence, since)
+            self._connection = None
+            self._busy_since = None
+            if self._job is not None:
+                self._job.fail(LinkDown(sentence))
+                self._job = None
 
     def _talk(self, connection: ClientConnection) -> None:
         while not self._closed:
@@ -184,11 +186,11 @@ class Link:
             try:
                 self._exchange(connection, job)
             except Exception as error:
+                self._down(error)  # first: whoever gets the error and asks again must not be sent down this connection
                 job.fail(error if isinstance(error, PolicyError) else LinkDown(f"{self.url}: {_describe(error)}"))
                 raise
-            finally:
-                with self._wake:
-                    self._busy_since = None
+            with self._wake:
+                self._busy_since = None
 
     def _listen(self, connection: ClientConnection) -> None:
         """Notices between requests that the server is gone; late answers to given-up requests are dropped."""

@@ -49,7 +49,7 @@ class Server:
         self._tls = tls
         self._largest_batch, self._max_message, self._max_connections = largest_batch, max_message, max_connections
         self._make_own = make_own
-        self._open = 0
+        self.connections = 0  # open now
         self.metadata = {
             "policy": policy.name, "robot": robot.name, "dt": policy.dt, "horizon": policy.horizon,
             "action_names": list(robot.action_names), "cameras": [camera.name for camera in robot.cameras],
@@ -82,22 +82,22 @@ class Server:
             if not hmac.compare_digest(given, b"Api-Key " + self._key):
                 log.warning("%s: refused, wrong or no API key", _peer(connection))
                 return connection.respond(http.HTTPStatus.UNAUTHORIZED, "wrong or no API key\n")
-        if self._open >= self._max_connections:
+        if self.connections >= self._max_connections:
             return connection.respond(http.HTTPStatus.SERVICE_UNAVAILABLE,
-                                      f"already {self._open} connections, the most that are accepted\n")
+                                      f"already {self.connections} connections, the most that are accepted\n")
         return None
 
     async def _serve(self, connection: ServerConnection) -> None:
-        self._open += 1
-        log.info("%s: connected, %d open", _peer(connection), self._open)
+        self.connections += 1
+        log.info("%s: connected, %d open", _peer(connection), self.connections)
         try:
             own = self._make_own() if self._make_own is not None else None
             await Session(connection, self._robot, self._batcher, self._readers, own).run(self.metadata)
         except ConnectionClosed:
             pass
         finally:
-            self._open -= 1
-            log.info("%s: gone, %d open", _peer(connection), self._open)
+            self.connections -= 1
+            log.info("%s: gone, %d open", _peer(connection), self.connections)
 
 
 class Session:
