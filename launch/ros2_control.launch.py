@@ -29,13 +29,16 @@ def controllers(context, robot):
     real = IS_REAL.perform(context) == "true"
     if real and not plugin:
         return [LogInfo(msg="ros2_control is the robot's own here: it must be running, and is left running")]
+    file = LaunchConfiguration("controllers_file").perform(context) or robot.controllers_file
+    if not file:
+        raise ValueError(f"controllers_file is needed: {robot.file} has no `controllers`")
     names = dict.fromkeys(group.controller.name for group in robot.groups)
     manager = Node(
         package="controller_manager",
         executable="ros2_control_node",
         exec_name="ros2_control_node",
         namespace=LaunchConfiguration("namespace"),
-        parameters=[LaunchConfiguration("controllers_file"), {"use_sim_time": boolean("use_sim_time")}],
+        parameters=[str(file), {"use_sim_time": boolean("use_sim_time")}],
         remappings=[*OWN_CLOCK_AND_TF, ("~/robot_description", "robot_description")],
         ros_arguments=["--log-level", LaunchConfiguration("log_level")],
         prefix=OUTLIVE if real else AFTER_BRIDGE,

@@ -74,8 +74,9 @@ _ARGUMENTS: dict[str, dict[str, Any]] = {
                        "hardware:=real, ros2_control is running already, and the launch neither starts nor ends it.",
     },
     "controllers_file": {
-        "default_value": share("config", "controllers.yaml"),
-        "description": "YAML file for the controller_manager and its controllers.",
+        "default_value": "",
+        "description": "YAML file for the controller_manager and its controllers. Empty: the one that the robot file "
+                       "names.",
     },
     "odom_topic": {
         "default_value": IfElseSubstitution(IS_SIM, "odom", "base_controller/odom"),

@@ -19,13 +19,17 @@ HERE = Path(__file__).parent
 @pytest.fixture(scope="module")
 def tables(tmp_path_factory) -> dict[str, list[dict]]:
     """Every case through the stand-in, which must not be imported here: other tests may need the real launch."""
-    prefix = make_prefix(tmp_path_factory.mktemp("ament") / "prefix")
+    return by_stand_in(CASES, tmp_path_factory.mktemp("ament"))
+
+
+def by_stand_in(cases: list[str], folder: Path) -> dict[str, list[dict]]:
+    prefix = make_prefix(folder / "prefix")
     env = environment()
     set_environment(prefix, env)
     env["PYTHONPATH"] = f"{HERE}{os.pathsep}{env['PYTHONPATH']}"
     script = ("import json, sys; from pathlib import Path; import tables\n"
-              "print(json.dumps({case: tables.by_stand_in(case, Path(sys.argv[1])) for case in tables.CASES}))")
-    done = subprocess.run([sys.executable, "-c", script, str(prefix)], env=env, capture_output=True, text=True)
+              "print(json.dumps({case: tables.by_stand_in(case, Path(sys.argv[1])) for case in sys.argv[2:]}))")
+    done = subprocess.run([sys.executable, "-c", script, prefix, *cases], env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
@@ -106,6 +110,17 @@ def test_the_controllers_of_the_robot_file_are_spawned(tables):
     command = spawner["command"]
     assert {"joint_state_broadcaster", "left_arm_controller", "right_arm_controller", "left_gripper_controller",
             "right_gripper_controller", "lift_controller", "base_controller"} <= set(command)
+
+
+def test_a_robot_brings_its_own_controllers(tmp_path):
+    mine = tmp_path / "mine.yaml"
+    mine.touch()
+    case = "ros2_control.launch.py robot:=single_arm"
+    tables = by_stand_in([case, f"{case} controllers_file:={mine}"], tmp_path)
+    for table, file in zip(tables.values(), ("/single_arm_controllers.yaml", "/mine.yaml")):
+        manager, spawner = (next(row for row in table if row["name"].startswith(n)) for n in ("ros2_control", "spawner"))
+        assert manager["parameters"][0].endswith(file)
+        assert {"arm_controller", "gripper_controller"} <= set(spawner["command"])
 
 
 def test_the_installed_launch_still_starts_the_same():
