@@ -13,6 +13,7 @@ from typing import Any
 from pi_policy_node.cli import CommandError
 from pi_policy_node.environment import PACKAGE, share
 
+PASSES_ON = True  # argparse itself takes no arguments after an option
 HELP = "start the robot's nodes: ./pi launch mobile_manipulator.launch.py hardware:=sim"
 
 
@@ -31,8 +32,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from pi_policy_node.launching import provide
 
-    path = find_file([args.file, *args.arguments])
-    given = parse_arguments(args.arguments)
+    words = [*args.arguments, *args.rest]
+    path = find_file([args.file, *words])
+    given = parse_arguments(words)
     installed = provide()
     from launch.launch_description_sources import PythonLaunchDescriptionSource
 
@@ -70,6 +72,8 @@ def parse_arguments(words: list[str]) -> dict[str, str]:
     given = {}
     for word in words:
         name, separator, value = word.partition(":=")
+        if word.startswith("-"):
+            raise CommandError(f"no option '{word}': --help lists them")
         if not name or not separator:
             raise CommandError(f"malformed launch argument '{word}': write NAME:=VALUE, without spaces")
         given[name] = value

@@ -30,6 +30,7 @@ def pi_launch(*words: str, **env: str) -> subprocess.CompletedProcess:
     (["mobile_manipulator", "use_rviz:=maybe"], "argument use_rviz:=maybe is not valid: choose from true, false"),
     (["mobile_manipulator", "hardware=sim"], "malformed launch argument 'hardware=sim': write NAME:=VALUE"),
     (["mobile_manipulator", "hardware:=", "sim"], "malformed launch argument 'sim'"),
+    (["sim", "--everything"], "no option '--everything'"),
     (["sim", "hardware:=real"], "sim.launch.py has no argument 'hardware': it has "),
     (["ros2_control", "hardware:=sim"], "argument hardware:=sim is not valid: choose from mock, real"),
 ])
