@@ -9,6 +9,7 @@ from pi_policy_node.robot import Robot
 
 # name -> module:callable, called as callable(robot, **options) -> Policy
 BACKENDS = {
+    "remote": "pi_policy_node.policy.remote.client:RemotePolicy",
     "scripted": "pi_policy_node.policy.scripted:ScriptedPolicy",
     "vla": "pi_policy_node.policy.vla:VlaPolicy",
 }
