@@ -217,6 +217,7 @@ class Bridge:
         """Why nothing may move now, apart from the plan itself."""
         return (
             self.supervisor.latch.cause
+            or (Cause(Code.CLOCK, "the clock stands still") if self.clock.stopped else None)
             or self.senses.problem()
             or self.supervisor.heart(steady)
             or self.supervisor.nobody_listens()

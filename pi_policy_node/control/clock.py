@@ -62,12 +62,12 @@ class MotionClock:
 
 
 class StampWatch:
-    """Whether somebody's stamps agree with our clock, judged by the best one of the last quarter of a second.
+    """Whether somebody's stamps agree with our clock, judged by the best one of the last second.
 
     A message may be late without any clock being wrong; if none in a while was on time, one is.
     """
 
-    SPAN = 0.25  # s
+    SPAN = 1.0  # s
     LEAST = 3
 
     def __init__(self, tolerance: float) -> None:

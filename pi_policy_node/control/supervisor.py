@@ -28,7 +28,7 @@ class Supervisor:
         self.latch = Latch()
         self.lease: Lease | None = None
         self._ended: str | None = None  # the instruction that a stop ended
-        self._resumed: int | None = None  # ns: instructions issued until then are dead
+        self._resumed: int | None = None  # ns: instructions issued before are dead
         self._awaiting = False  # nothing has been asked since the resume
         self._missing: tuple[str, ...] = ()
         self._heartbeat_timeout = heartbeat_timeout
@@ -55,7 +55,7 @@ class Supervisor:
         return self.lease if self.lease is not None and steady <= self.lease.until else None
 
     def _alive(self, issued: int) -> bool:
-        return self._resumed is None or issued > self._resumed
+        return self._resumed is None or issued >= self._resumed
 
     def check(self, chunk: Chunk, steady: float) -> None:
         """Raises Refused unless the chunk serves the instruction in force."""
