@@ -60,6 +60,9 @@ class Sim(Node):
         self._joint_states = JointStates(self, joint_state_hz)
         self._odometry = OdometryStream(self, odom_hz)
         self._our_clock = self._own_clock() if wants_clock else None
+        if self._our_clock is None and self.pace != 1.0:
+            self.get_logger().warning(f"pace {self.pace:g} cannot be had on another's clock: it is 1")
+            self.pace = 1.0
         self._clock_due = 0.0
         self._factor = _Factor()
         self._stopping = threading.Event()
@@ -82,10 +85,13 @@ class Sim(Node):
     # ----------------------------------------------------------------------------------------------- time
 
     def _own_clock(self):
-        """A publisher on /clock; None where somebody else has one: two clocks would tear the graph's time apart."""
+        """A publisher on /clock; None where somebody else has one: two clocks would tear the graph's time apart.
+
+        In a namespace the launch files remap it, and what counts is who publishes there.
+        """
         end = time.monotonic() + DISCOVERY
         while time.monotonic() < end:
-            if self.count_publishers("/clock"):
+            if self.count_publishers(self.resolve_topic_name("/clock")):
                 self.get_logger().warning("somebody else publishes /clock: this robot lives by that clock, "
                                           "and publishes none")
                 return None
@@ -94,7 +100,7 @@ class Sim(Node):
 
     def _yield_clock(self) -> None:
         """Where two of us started at the same moment, the one with the lower id keeps the clock."""
-        others = self.get_publishers_info_by_topic("/clock")
+        others = self.get_publishers_info_by_topic(self.resolve_topic_name("/clock"))
         if len(others) > 1 and self._our_clock is not None:
             mine = self.get_fully_qualified_name()
             names = sorted(f"{o.node_namespace.rstrip('/')}/{o.node_name}" for o in others)
@@ -144,7 +150,7 @@ class Sim(Node):
             elif self.pace and steady - due > RESYNC:
                 due = steady
             elif not self.pace and self.cameras is not None:
-                self.cameras.keep_up(self.simulator.time)
+                self.cameras.keep_up()
             due += TICK * TIMESTEP / self.pace if self.pace else 0.0
             self._tick()
             self._report(time.monotonic(), stalled=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import threading
 import time
@@ -151,7 +152,6 @@ class CameraStream(Stream):
     def __init__(self, node: Sim, camera: Camera):
         super().__init__(node, camera.name, camera.hz)
         self.camera = camera
-        self.wanted = False  # a picture is due
         # A live sensor never gives the same picture twice: the lowest bit is noise, from a new place in it each time.
         self._noise = np.random.default_rng(0).integers(0, 2, 3 * camera.height * camera.width + 4096, np.uint8)
         kind = CompressedImage if camera.transport == "compressed" else Image
@@ -165,7 +165,6 @@ class CameraStream(Stream):
                                 k=[focal, 0.0, cx, 0.0, focal, cy, 0.0, 0.0, 1.0],
                                 r=[1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0],
                                 p=[focal, 0.0, cx, 0.0, 0.0, focal, cy, 0.0, 0.0, 0.0, 1.0, 0.0])
-        self._info.header.frame_id = camera.frame
 
     def publish(self, image: np.ndarray, now: float) -> None:
         fault = self.fault()
@@ -174,8 +173,9 @@ class CameraStream(Stream):
         image = self.content(fault, image)
         message = self._compressed(image) if self.camera.transport == "compressed" else self._raw(image, fault)
         message.header.frame_id, message.header.stamp = self.camera.frame, self.stamp(fault, now)
-        self._info.header.stamp = message.header.stamp
-        self.send(fault, (self._publisher, message), (self._info_publisher, self._info))
+        info = copy.copy(self._info)  # one of its own for each image: it may be sent late
+        info.header = message.header
+        self.send(fault, (self._publisher, message), (self._info_publisher, info))
 
     def _raw(self, image: np.ndarray, fault: Fault | None) -> Image:
         height, width = image.shape[:2]
@@ -205,6 +205,8 @@ class Cameras:
     def __init__(self, node: Sim, stopping: threading.Event):
         self._node, self._stopping = node, stopping
         self._streams = [CameraStream(node, camera) for camera in node.robot.cameras]
+        self._lock = threading.Lock()
+        self._wanted: set[CameraStream] = set()  # whose pictures are due
         self._wake = threading.Event()
         self._taken = threading.Event()  # the pictures that were due have been taken
         self._taken.set()
@@ -214,15 +216,17 @@ class Cameras:
 
     def wake(self, now: float) -> None:
         """Called at every tick by the physics."""
-        for stream in self._streams:
-            if stream.is_due(now):
-                stream.wanted = True
+        due = [stream for stream in self._streams if stream.is_due(now)]
+        if due:
+            with self._lock:  # all at once, or they would be pictures of different moments
+                self._wanted |= set(due)
                 self._taken.clear()
-                self._wake.set()
+            self._wake.set()
 
-    def keep_up(self, now: float) -> None:
+    def keep_up(self) -> None:
         """Unpaced: waits until every picture that was due has been taken, so that none is lost."""
-        self._taken.wait(1.0)
+        while not self._taken.wait(0.1) and self._thread.is_alive() and not self._stopping.is_set():
+            pass
 
     def join(self, limit: float) -> None:
         self._wake.set()
@@ -248,14 +252,13 @@ class Cameras:
 
     def _shoot(self, renderer: Renderer, data: mujoco.MjData) -> None:
         node = self._node
-        due = [stream for stream in self._streams if stream.wanted]
         with node.drawing:
-            with node.lock:
+            with node.lock, self._lock:
                 mujoco.mj_copyData(data, node.simulator.model.mj, node.simulator.physics.data)
                 now = node.simulator.time
-            self._taken.set()
-            for stream in due:
-                stream.wanted = False
+                due = [stream for stream in self._streams if stream in self._wanted]
+                self._wanted.clear()
+                self._taken.set()
             images = renderer.cameras(data, [stream.camera.name for stream in due])
         for stream in due:
             stream.publish(images[stream.camera.name], now)
