@@ -40,7 +40,7 @@ def main(argv: list[str]) -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         plan = set_up(ROOT)
-    except SetupError as error:
+    except (SetupError, OSError) as error:  # OSError: a checkout that can't be written, a disk that fills up
         print(f"pi: {error}", file=sys.stderr)
         if verb != "doctor":
             return 1

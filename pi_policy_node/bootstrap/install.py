@@ -34,9 +34,10 @@ def steps(plan: Plan) -> list[Step]:
     shared = [path for folder in ("launch", "config", "urdf", "rviz") for path in _files(plan.root / folder)]
     package = digest(place, *shared, files=metadata)  # they are linked, so that their contents don't matter
     found = [
-        Step("system", "compiler and OpenGL", place, lambda runner: system.install(plan, runner), disk=0.4),
+        Step("system", "compiler and OpenGL", digest(place, files=[Path(system.__file__)]),
+             lambda runner: system.install(plan, runner), disk=0.4),
         Step("venv", f"virtual environment in {plan.venv.name}", place, lambda runner: _venv(plan, runner)),
-        Step("torch", f"torch {TORCH}", packages, lambda runner: _torch(plan, runner), disk=1.5),
+        Step("torch", f"torch {TORCH}", digest(place, TORCH), lambda runner: _torch(plan, runner), disk=1.5),
         Step("packages", "MuJoCo, OpenCV and other Python packages", packages, lambda runner: _packages(plan, runner),
              disk=1.0),
         Step("ros", "ROS 2 Kilted and colcon, as wheels", ros, lambda runner: _ros(plan, runner), disk=0.4),
@@ -133,10 +134,10 @@ def repair_cmake(share: Path, *, include: str, packages: str) -> int:
     """Put this Python's folders where the wheels' cmake files name their build machine's; how many files changed."""
     changed = 0
     for path in share.rglob("*.cmake"):
-        before = path.read_text()
+        before = path.read_text(encoding="utf-8")
         after = STALE_PACKAGES.sub(packages, STALE_INCLUDE.sub(include, before))
         if after != before:
-            path.write_text(after)
+            path.write_text(after, encoding="utf-8")
             changed += 1
     return changed
 
