@@ -53,10 +53,10 @@ def _velocity(model: Pi, state: Tensor, actions: Tensor, t: float, valid: Tensor
     else:
         condition = F.silu(model.time_out(F.silu(model.time_in(time))))
     count = x.shape[1]
-    order = torch.tensor([0] + [1] * (count - 1) if model.shape.family == "pi0" else [0] * count)
+    order = torch.tensor([0] + [1] * (count - 1) if model.shape.family == "pi0" else [0] * count, device=x.device)
     own = (order[None, :] <= order[:, None]).expand(batch, -1, -1)
     sees = torch.cat((valid[:, None].expand(-1, count, -1), own), 2)
-    positions = valid.sum(1)[:, None] + torch.arange(count)
+    positions = valid.sum(1)[:, None] + torch.arange(count, device=x.device)
     y = _stack(model.expert, x.to(model.dtype), positions, _bias(sees), cache, condition, grow=False)
     return model.action_out(y[:, -horizon:].float())
 
@@ -118,7 +118,7 @@ def _residual(x: Tensor, y: Tensor, gate: Tensor | None) -> Tensor:
 def _rotate(x: Tensor, positions: Tensor) -> Tensor:
     """x [B, heads, S, D]"""
     half = x.shape[-1] // 2
-    inverse = 1e4 ** -(torch.arange(0, half, dtype=torch.float32) / half)
+    inverse = 1e4 ** -(torch.arange(0, half, dtype=torch.float32, device=x.device) / half)
     angle = positions[..., None].float() * inverse
     angle = torch.cat((angle, angle), -1)[:, None]
     turned = torch.cat((-x[..., half:], x[..., :half]), -1)

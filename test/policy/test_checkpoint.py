@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from seeded import inputs, model, weight
 
 from pi_policy_node.__main__ import main
+from pi_policy_node.bench.seeded import inputs, model, weight
 from pi_policy_node.policy.base import CheckpointError
 from pi_policy_node.policy.checkpoint import inspect, load, save
 from pi_policy_node.policy.model import Pi

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from seeded import array, inputs, model
 
 from pi_policy_node.bench import eager
+from pi_policy_node.bench.seeded import array, inputs, model
 from pi_policy_node.policy import tune
 from pi_policy_node.policy.base import Cancelled, DeadlineExceeded, InputError
 from pi_policy_node.policy.engine import Engine, Given

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from seeded import array, inputs, model
 
+from pi_policy_node.bench.seeded import array, inputs, model
 from pi_policy_node.policy.gemma import Gemma
 from pi_policy_node.policy.model import Inputs, Pi, draw_times, plan
 from pi_policy_node.policy.shapes import PRESETS, Shape, preset

@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 import torch
-from seeded import inputs, model
 
+from pi_policy_node.bench.seeded import inputs, model
 from pi_policy_node.policy.rtc import DelayTracker, Ensemble, Guide, guided_velocity, soft_mask, strength
 from pi_policy_node.policy.shapes import preset
 

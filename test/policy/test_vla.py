@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from seeded import model
 from words import make
 
+from pi_policy_node.bench.seeded import model
 from pi_policy_node.policy.base import Cancelled, InputError, Observation, PolicyError, Prefix
 from pi_policy_node.policy.checkpoint import save
 from pi_policy_node.policy.registry import make_policy
