@@ -33,8 +33,9 @@ class _Loader(yaml.SafeLoader):
             key, line = key_node.value, key_node.start_mark.line + 1
             if key_node.tag not in ("tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"):
                 raise _error(f"the key {key!r} must be a word", key_node)
-            if seen.setdefault(key, line) != line:
+            if key in seen:
                 raise _error(f"'{key}' is given twice, first on line {seen[key]}: keep one", key_node)
+            seen[key] = line
         self.flatten_mapping(node)
         result = _Mapping()
         for key_node, value_node in node.value:

@@ -99,6 +99,7 @@ BROKEN = {
     "missing key": ("groups.lift.jerk", "is missing", ("    jerk: 25.0\n", "")),
     "missing section": ("observation", "is missing", ("observation:\n  hz: 20", "x:\n  hz: 20")),
     "given twice": ("", "'command_hz' is given twice, first on line", ("dt: 0.02 ", "command_hz: 50\n  dt: 0.02 ")),
+    "given twice on a line": ("", "'kind' is given twice", ("kind: twist}", "kind: twist, kind: twist}")),
     "word for a number": ("control.dt", "must be a number in s, not the word 'fast'", ("dt: 0.02", "dt: fast")),
     "not a number": ("control.dt", "must be a number", ("dt: 0.02", "dt: .nan")),
     "yes is no boolean": (
