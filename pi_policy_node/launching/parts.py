@@ -196,11 +196,12 @@ def boolean(argument: str) -> ParameterValue:
 
 def required(*nodes: Node) -> list[RegisterEventHandler]:
     """Ends the launch when one of these dies, unless the hardware is real: no death of ours lets a real arm down."""
+
+    def end(event: Any, context: LaunchContext) -> list[Shutdown]:
+        return [] if context.is_shutdown else [Shutdown(reason=f"{event.process_name} has ended")]
+
     return [
-        RegisterEventHandler(
-            OnProcessExit(target_action=each, on_exit=[Shutdown(reason="a required node has ended")]),
-            condition=UnlessCondition(IS_REAL),
-        )
+        RegisterEventHandler(OnProcessExit(target_action=each, on_exit=end), condition=UnlessCondition(IS_REAL))
         for each in nodes
     ]
 

@@ -147,8 +147,8 @@ class Shutdown(Action):
         if context.is_shutdown:
             return
         if isinstance(context.event, ProcessExited):
-            context.log("INFO", context.event.process_name, f"process[{context.event.process_name}] was required: "
-                        "shutting down launched system")
+            context.log("INFO", "launch", f"process[{context.event.process_name}] was required: shutting down launched "
+                        "system")
         context.shut_down(self._reason)
 
 
