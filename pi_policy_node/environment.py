@@ -21,6 +21,7 @@ PACKAGE = "pi_policy_node"
 # Domains that claim_domain() gives out. Above 101 the discovery ports run into Linux's ephemeral ports; the low ones
 # are where people put their robots.
 DOMAINS = range(62, 102)
+PARTICIPANTS = 20  # of a domain whose ports are looked at before it is taken
 
 
 def checkout() -> Path:
@@ -161,10 +162,14 @@ def _try_lock(path: Path) -> int | None:
 
 
 def _is_quiet(domain: int) -> bool:
-    """Whether the unicast discovery port of this domain's first participant is free (RTPS 9.6.1.1)."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.bind(("", 7400 + 250 * domain + 10))
-        except OSError:
-            return False
+    """Whether the unicast discovery ports of this domain's first participants are free (RTPS 9.6.1.1).
+
+    Not only the very first one's: whoever is left of a graph that died has the port that it got then.
+    """
+    for participant in range(PARTICIPANTS):
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            try:
+                probe.bind(("", 7400 + 250 * domain + 10 + 2 * participant))
+            except OSError:
+                return False
     return True
