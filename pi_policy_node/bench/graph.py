@@ -116,8 +116,9 @@ def command_stream(seen: dict[str, Any], *, loaded: bool) -> list[Row]:
     per_second = seen["windows"] / seen["seconds"]
     causes = "".join(f"\n{'':68}{cause}" for cause in dict.fromkeys(stops))
     return [
-        Row(f"command stream of {seen['seconds']:.0f} s{beside}: stops", f"{len(stops)} in {seen['tasks']} tasks" + causes,
-            "0", not stops and seen["tasks"] > 0, {"stops": stops, "tasks": seen["tasks"]}),
+        Row(f"command stream of {seen['seconds']:.0f} s{beside}: stops",
+            f"{len(stops)} in {seen['tasks']} tasks" + causes, "0", not stops and seen["tasks"] > 0,
+            {"stops": stops, "tasks": seen["tasks"]}),
         Row("  jumps in the controllers' own reference", f"{seen['jumps']} in {seen['samples']} samples", "0",
             seen["jumps"] == 0 and seen["samples"] > 0,
             {"jumps": seen["jumps"], "samples": seen["samples"], "fastest": seen["fastest"]}),
@@ -222,7 +223,9 @@ def _result(process: subprocess.Popen, limit: float) -> dict[str, Any]:
 # --------------------------------------------------------------------------------------------------------------- words
 
 def ms(values: dict[str, float]) -> str:
-    return f"p50 {values['p50']:.1f}  p99 {values['p99']:.1f}  max {values['max']:.1f} ms" if values["n"] else "no samples"
+    if not values["n"]:
+        return "no samples"
+    return "  ".join(f"{key} {values[key]:.1f}" for key in ("p50", "p99", "max")) + " ms"
 
 
 def as_line(row: Row) -> str:

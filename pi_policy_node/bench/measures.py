@@ -36,7 +36,7 @@ def last_arrivals(arrivals: Mapping[str, Mapping[int, int]], used: Iterable[Mapp
 
 
 def next_after(events: Sequence[int], times: Sequence[int]) -> list[int]:
-    """For each event, how long until the first of the sorted `times` at or after it; events after the last are left out."""
+    """For each event, how long until the first of the sorted `times` not before it; none for events after the last."""
     delays = []
     for event in events:
         index = bisect.bisect_left(times, event)
@@ -46,12 +46,13 @@ def next_after(events: Sequence[int], times: Sequence[int]) -> list[int]:
 
 
 def holds(
-    modes: Sequence[tuple[float, bool, str]], tasks: Sequence[Sequence[float]], *, settled: float = 0.5, tail: float = 0.3
+    modes: Sequence[tuple[float, bool, str]], tasks: Sequence[Sequence[float]], *,
+    settled: float = 0.5, tail: float = 0.3,
 ) -> list[str]:
     """Why the robot was held while a task was under way: the cause of every such hold.
 
-    modes: (s, whether it follows a plan, what holds it), one per status. tasks: [begin, end] in s; it may take `settled`
-    s to begin, and in the last `tail` s the plan is over.
+    modes: (s, whether it follows a plan, what holds it), one per status. tasks: [begin, end] in s; one may take
+    `settled` s to begin, and in its last `tail` s the plan is over.
     """
     found = []
     followed = True

@@ -7,8 +7,8 @@
 
 Ctrl-C in a terminal goes to every process of the foreground group at once, and `launch` signals all of its processes
 at once too. So the command gets a session of its own, which no terminal reaches, and this process stays in front of it
-and passes SIGINT and SIGTERM on when it is time, both as SIGTERM (Python would answer an early SIGINT with a
-traceback). While a bridge runs it holds a lock on a file named after the launch process.
+and passes the wish to end on when it is time, as SIGTERM (Python would answer an early SIGINT with a traceback). While
+a bridge runs, its guard and it hold a lock on a file named after the launch process.
 
 When launch is killed, the kernel tells the guards of `bridge` and `after`, and all goes the same way: nothing of ours
 is left behind. Standard library only, and started without site-packages: 15 ms and 8 MB.
@@ -65,7 +65,8 @@ def bridge_is_gone(launch: int) -> bool:
 def guard(mode: str, command: list) -> int:
     """Runs the command; its exit status, 0 where it was ended by the signal that asked it to."""
     launch = os.getppid()
-    signals = {signal.SIGINT, signal.SIGTERM, signal.SIGCHLD}
+    ends = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT}  # what a terminal can send, and launch
+    signals = ends | {signal.SIGCHLD}
     before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     set_death_signal(0 if mode == "outlive" else signal.SIGTERM)
     if os.getppid() != launch:
@@ -76,7 +77,6 @@ def guard(mode: str, command: list) -> int:
         fcntl.flock(lock, fcntl.LOCK_SH)  # shared: one launch may start the bridges of two robots
         options["pass_fds"] = [lock]  # held until the last process of the bridge is gone, this one included
     if mode == "outlive":
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the terminal was closed
         # Python ignores SIGPIPE, and then so does the command: when launch is gone its log goes nowhere, which is no
         # reason to die.
         options["restore_signals"] = False
@@ -99,7 +99,7 @@ def guard(mode: str, command: list) -> int:
         code = child.poll()
         if code is not None:
             return 0 if told and code == -signal.SIGTERM else code
-        if received is not None and received.si_signo != signal.SIGCHLD:
+        if received is not None and received.si_signo in ends - ({signal.SIGHUP} if mode == "outlive" else set()):
             deadline = deadline or time.monotonic() + LIMIT
             asked = True
         if asked and (mode == "bridge" or bridge_is_gone(launch) or time.monotonic() > deadline):

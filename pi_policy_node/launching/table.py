@@ -1,4 +1,4 @@
-"""A process as data: what it is called, what it runs, and what it is told. To look at, and to compare with the real launch."""
+"""A process of a launch as data: what it is called, what it runs, and what it is told."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """The processes of `./pi bench graph`: cameras and a counter for the transport, and a watcher of the running robot.
 
-    python -m pi_policy_node.nodes.bench_probe send SECONDS | count SECONDS | watch SECONDS ROBOT [images] [references] [idle]
+    python -m pi_policy_node.nodes.bench_probe send SECONDS | count SECONDS
+    python -m pi_policy_node.nodes.bench_probe watch SECONDS ROBOT [images] [references] [idle]
 
 Each prints one line of JSON at its end. The middleware itself notes when a message was sent (source_timestamp, by the
 sender) and when it reached a process (received_timestamp), both on this host's system clock: the probe's own delays
@@ -112,7 +113,7 @@ def count(seconds: float) -> dict[str, Any]:
             "age_ms": measures.percentiles([sets[n] - sent[n] for n in sets if n in sent], scale=1e-6)}
 
 
-# ------------------------------------------------------------------------------------------------------------- the robot
+# ----------------------------------------------------------------------------------------------------------- the robot
 
 class Watcher(Node):
     """Keeps the robot waving, and notes down what it sees."""
@@ -146,9 +147,10 @@ class Watcher(Node):
             for group in self.robot.groups:
                 if group.kind in ("arm", "lift", "base"):
                     rows = self.references.setdefault(group.name, [])
-                    self.create_subscription(JointState, f"{group.controller.name}/reference", lambda message, rows=rows:
-                                             rows.append((to_seconds(message.header.stamp), tuple(message.position),
-                                                          tuple(message.velocity))), RELIABLE10)
+                    self.create_subscription(
+                        JointState, f"{group.controller.name}/reference", lambda message, rows=rows: rows.append((
+                            to_seconds(message.header.stamp), tuple(message.position), tuple(message.velocity))),
+                        RELIABLE10)
         self.create_subscription(BridgeStatus, "bridge/status", self._on_bridge, LATCHED)
         self.create_subscription(TaskStatus, "task/status", self._on_task, LATCHED)
         self._command = self.create_publisher(String, "command", RELIABLE10)
@@ -203,7 +205,8 @@ class Watcher(Node):
             "ingest_ms": measures.percentiles(ages, scale=1e-6),
             "bridge_ms": measures.percentiles(measures.next_after(self.chunks, self.windows), scale=1e-6),
             "gap_ms": measures.percentiles(gaps, scale=1e-6),
-            "rate": measures.rate(stamps, walls), "tasks": len(self.tasks), "stops": self.failures + measures.holds(self.modes, self.tasks),
+            "rate": measures.rate(stamps, walls), "tasks": len(self.tasks),
+            "stops": self.failures + measures.holds(self.modes, self.tasks),
             **self._references(),
         }
 
@@ -236,7 +239,8 @@ def watch(seconds: float, robot: str, options: list[str]) -> dict[str, Any]:
             node.keep_busy()
         executor.spin_once(timeout_sec=0.05)
         if time.monotonic() > begin + 2 * PATIENCE:
-            return {"error": f"the robot did not begin to move: {node.modes[-1][2] if node.modes else 'no bridge/status'}"}
+            why = node.modes[-1][2] if node.modes else "nothing on bridge/status"
+            return {"error": f"the robot did not begin to move: {why}"}
     for record in (node.observations, node.chunks, node.windows, node.clock, node.modes, node.failures,
                    *node.references.values()):
         record.clear()

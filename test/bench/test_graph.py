@@ -42,7 +42,8 @@ def test_a_robot_that_does_not_come_up_is_said_with_its_last_words(domain):
 
 def test_busy_loops_keep_the_machine_busy_and_end():
     with graph.busy_loops(2):
-        mine = subprocess.run(["ps", "--ppid", str(os.getpid()), "-o", "pid=,ni=,args="], capture_output=True, text=True)
+        mine = subprocess.run(["ps", "--ppid", str(os.getpid()), "-o", "pid=,ni=,args="], capture_output=True,
+                              text=True)
         loops = [line.split() for line in mine.stdout.splitlines() if "while True: pass" in line]
         assert [nice for _, nice, *_ in loops] == ["0", "0"]
     for pid, *_ in loops:

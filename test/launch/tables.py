@@ -114,8 +114,8 @@ def _comparable(value: Any, prefix: Path) -> Any:
         return value
     if value.startswith("<?xml"):
         return "a URDF with " + ", ".join(word for word in ("mock_components", "my_robot/System") if word in value)
-    for path, name in ((sys.executable, "<python>"), (STAND_IN.parent, "<launching>"), (prefix / "share" / PACKAGE, "<share>"),
-                       (prefix, "<prefix>"), (checkout(), "<share>")):
+    for path, name in ((sys.executable, "<python>"), (STAND_IN.parent, "<launching>"),
+                       (prefix / "share" / PACKAGE, "<share>"), (prefix, "<prefix>"), (checkout(), "<share>")):
         value = value.replace(str(path), name)
     return value
 

@@ -82,7 +82,8 @@ def test_a_signal_ends_every_process(launch_file, number):
 def test_a_process_that_hangs_gets_sigterm_and_then_sigkill(launch_file):
     hang = "import signal, time; [signal.signal(n, lambda n, _: print('got', n)) for n in (2, 15)]; print('pid', " \
            "__import__('os').getpid())\\nwhile True: time.sleep(60)"
-    file = launch_file(f"""[script("hang", "{hang}", sigterm_timeout="0.3", sigkill_timeout="0.3"), script("b", NODE)]""")
+    file = launch_file(f"""[
+        script("hang", "{hang}", sigterm_timeout="0.3", sigkill_timeout="0.3"), script("b", NODE)]""")
     with Launched(file) as launched:
         pid = pid_of(launched, "hang-1")
         pid_of(launched, "b-2")
@@ -125,8 +126,8 @@ def test_a_killed_launch_leaves_nothing_behind(launch_file):
 
 
 def test_children_of_a_process_go_with_it(launch_file):
-    parent = "import subprocess, sys; child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)']); " \
-             "print('pid', child.pid)"
+    parent = "import subprocess, sys; print('pid', subprocess.Popen(" \
+             "[sys.executable, '-c', 'import time; time.sleep(600)']).pid)"
     with Launched(launch_file(f"""[script("parent", "{parent}")]""")) as launched:
         pid = pid_of(launched, "parent-1")
         assert launched.end() == 0
@@ -144,8 +145,8 @@ def test_respawn_starts_a_process_again_until_the_end(launch_file):
 def test_handlers_run_on_shutdown_and_exit(launch_file):
     file = launch_file("""[
         first := script("first", "print('one')"),
-        RegisterEventHandler(OnProcessExit(target_action=first, on_exit=[
-            script("second", "print('two')", on_exit=lambda event, context: [Shutdown(reason=str(event.returncode))])])),
+        RegisterEventHandler(OnProcessExit(target_action=first, on_exit=[script(
+            "second", "print('two')", on_exit=lambda event, context: [Shutdown(reason=str(event.returncode))])])),
         RegisterEventHandler(OnShutdown(on_shutdown=lambda event, context: print("ends:", event.reason, flush=True))),
         script("stays", NODE)]""")
     with Launched(file) as launched:
