@@ -7,7 +7,6 @@ import threading
 import time
 from typing import NoReturn
 
-from nav_msgs.msg import Odometry
 from rclpy.node import Node
 from rclpy.qos import qos_profile_sensor_data
 from rosgraph_msgs.msg import Clock as ClockMessage

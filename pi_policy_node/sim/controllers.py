@@ -133,7 +133,7 @@ class TrajectoryController(_Controller):
         self._spline: _Spline | None = None
 
     def command(self, names: Sequence[str], points: Sequence[Point], *, stamp: float = 0.0, now: float) -> None:
-        """A trajectory. `stamp` 0 starts it at the next update, any other value is when its time_from_start 0 is due."""
+        """A trajectory. `stamp` 0 starts it at the next update; any other is the time of its time_from_start 0."""
         self._check(names, points, stamp, now)
         order = [list(names).index(joint) for joint in self.joints]
 
@@ -176,7 +176,7 @@ class TrajectoryController(_Controller):
         if self._pending is not None:
             (stamp, points), self._pending = self._pending, None
             update = times[0] - self.period  # commands are sampled one period ahead: `times[0]` is the next update's
-            # The reference is that of `update`, dated one earlier: JTC stores command_next_ with the time of its update().
+            # The reference of `update`, dated one earlier: JTC stores command_next_ with the time of its update().
             before = Point(update - self.period, self._position, self._velocity, self._acceleration)
             self._spline = _Spline(before, points, stamp or update)
         if self._spline is None:

@@ -31,7 +31,7 @@ FAULTS: dict[str, dict[str, str]] = {
         "reorder": "the joints come in another order in every message",
     },
     "odom": {**_STREAM, "nan": "the velocity is not a number"},
-    "physics": {"stall": "the world stands still for `value` seconds (0: until cleared), and with it all that it sends"},
+    "physics": {"stall": "the world, and all it sends, stands still for `value` seconds (0: until cleared)"},
     "clock": {
         "pause": "no /clock for `value` seconds (0: until cleared), while the world goes on",
         "jump": "the time leaps once by `value` seconds, forwards or back",

@@ -18,7 +18,8 @@ GRIP_STIFFNESS = 2500.0  # N/m or Nm/rad: full force once the fingers are 2 cm s
 ARMATURE = 0.005  # kg m^2 of rotor, seen through the gears, per Nm of effort; kg per N for prismatic joints
 BASE_LAG = 0.005  # s: time constant of the wheels' velocity control
 BASE_FORCE = np.array([400.0, 400.0, 120.0])  # N, N, Nm: what the wheels can bring to the floor
-PAD_FRICTION = np.array([0.3, 0.010, 0.0002])  # sliding, torsional (m), rolling (m); the larger of pad's and thing's counts
+# Sliding, torsional (m), rolling (m); of a pad's and a thing's friction the larger counts.
+PAD_FRICTION = np.array([0.3, 0.010, 0.0002])
 BASE_JOINTS = ("base_x", "base_y", "base_yaw")
 
 

@@ -37,7 +37,8 @@ def reach(robot: Robot, kinematics: Kinematics, arm: Group, pose: np.ndarray, st
             return row
         moved = np.tile(row, (len(columns), 1))
         moved[np.arange(len(columns)), columns] += _STEP
-        jacobian = np.stack([(error - _error(at, pose)) / _STEP for at in kinematics.link_pose(moved, arm.tool)], axis=1)
+        tools = kinematics.link_pose(moved, arm.tool)
+        jacobian = np.stack([(error - _error(tool, pose)) / _STEP for tool in tools], axis=1)
         step = jacobian.T @ np.linalg.solve(jacobian @ jacobian.T + _DAMPING * np.eye(6), error)
         row[columns] += np.clip(step, -0.3, 0.3)
         row[columns] = np.clip(row[columns], robot.lower[columns], robot.upper[columns])

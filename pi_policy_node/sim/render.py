@@ -58,7 +58,7 @@ class Renderer:
     def _render(self, data, view, size, same_moment: bool) -> np.ndarray:
         height, width = size
         if height > self._size[0] or width > self._size[1]:
-            raise ValueError(f"this renderer was made for at most {self._size[1]}x{self._size[0]}, not {width}x{height}")
+            raise ValueError(f"this renderer is for at most {self._size[1]}x{self._size[0]}, not {width}x{height}")
         self._gl.make_current()
         mj = self._model.mj
         if same_moment:  # the geoms are those of the image before

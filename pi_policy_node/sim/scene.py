@@ -16,7 +16,7 @@ from typing import Callable, Sequence
 
 import numpy as np
 
-from pi_policy_node.sim.world import COLOURS, DRAWER, KINDS, TABLE
+from pi_policy_node.sim.world import COLOURS, KINDS, TABLE
 
 REACH = np.array([[0.42, -0.40], [0.64, 0.40]])  # where a top-down grasp reaches on the table: corners x, y
 DRAWER_KEEP_OUT = (0.50, 0.34)  # nothing beyond this x and y where the drawer's unit stands and opens

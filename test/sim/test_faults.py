@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from pi_policy_node.environment import share
 from pi_policy_node.sim.faults import FAULTS, FaultError, Switchboard
 
 
@@ -45,3 +46,11 @@ def test_timed_faults_end_by_themselves_and_all_clears_all():
     assert b.get("clock", now=1e9) is not None
     b.set("all", "none", 0.0, now=2.0)
     assert not b.active()
+
+
+def test_the_page_on_the_simulator_tells_of_every_fault():
+    page = share("docs", "simulator.md").read_text()
+    for target, kinds in FAULTS.items():
+        for kind, words in kinds.items():
+            name = "a camera" if target == "camera" else f"`{target}`"
+            assert f"| {name} | `{kind}` | {words} |" in page

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 
+from pi_policy_node.environment import share
 from pi_policy_node.sim.scene import REACH, SCENES, Scene, SceneError, distinct, sample, scatter
 from pi_policy_node.sim.world import COLOURS, KINDS, TABLE
 
@@ -56,3 +57,12 @@ def test_scatter_keeps_to_its_area():
     for _ in range(20):
         for item in scatter(rng, distinct(rng, 5)):
             assert (REACH[0] <= item.position[:2]).all() and (item.position[:2] <= REACH[1]).all()
+
+
+def test_the_example_of_the_page_runs(capsys):
+    page = share("docs", "simulator.md").read_text()
+    try:
+        exec(page.split("```python")[1].split("```")[0], {})
+    finally:
+        SCENES.pop("two_blocks", None)
+    assert "red_block" in capsys.readouterr().out
