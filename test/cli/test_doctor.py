@@ -20,9 +20,25 @@ def only(findings: Iterator[Finding], name: str) -> Finding:
 
 
 def test_images_go_to_another_process_and_back() -> None:
-    finding = only(graph.images(), "images")
+    for _ in range(3):  # a second on a machine that others use too
+        finding = only(graph.images(), "images")
+        if not finding.mend:
+            break
     assert not finding.wrong, finding
     assert "delivered" in finding.text and "lost" in finding.text
+
+
+@pytest.mark.parametrize(("load", "wrong"), [(0.5, True), (500.0, False)])
+def test_lost_images_are_wrong_unless_the_machine_is_swamped(
+    monkeypatch: pytest.MonkeyPatch, load: float, wrong: bool
+) -> None:
+    line = '{"met": true, "sent": 30, "delivered": 10, "slowest_ms": 5.0}'
+    monkeypatch.setattr("subprocess.run", lambda *_, **__: subprocess.CompletedProcess([], 0, line, ""))
+    monkeypatch.setattr("os.getloadavg", lambda: (load, load, load))
+    finding = only(graph.images(), "images")
+    assert "10 delivered, 20 lost" in finding.text
+    assert finding.wrong is wrong
+    assert finding.mend
 
 
 def test_ros_and_the_messages_are_found() -> None:
