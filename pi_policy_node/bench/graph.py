@@ -114,7 +114,7 @@ def command_stream(seen: dict[str, Any], *, loaded: bool) -> list[Row]:
     beside = ", two busy loops beside it" if loaded else ""
     stops, gap = seen["stops"], seen["gap_ms"]
     per_second = seen["windows"] / seen["seconds"]
-    causes = "".join(f"\n{'':68}{cause}" for cause in dict.fromkeys(stops))
+    causes = "".join(f"\n{cause}" for cause in dict.fromkeys(stops))
     return [
         Row(f"command stream of {seen['seconds']:.0f} s{beside}: stops",
             f"{len(stops)} in {seen['tasks']} tasks" + causes, "0", not stops and seen["tasks"] > 0,
@@ -230,7 +230,8 @@ def ms(values: dict[str, float]) -> str:
 
 def as_line(row: Row) -> str:
     mark = {True: "ok", False: "NO", None: ""}[row.met]
-    return f"{mark:<4}{row.what:<64}{row.measured:<44}{row.goal}".rstrip()
+    first, *more = row.measured.split("\n")
+    return "\n".join([f"{mark:<4}{row.what:<64}{first:<44}{row.goal}".rstrip(), *(" " * 68 + line for line in more)])
 
 
 def describe_machine() -> dict[str, Any]:

@@ -77,6 +77,10 @@ def test_lines_line_up():
     assert lines[0] == "ok  age added by camera_ingest: last image in, observation out      " \
                        "p50 3.0  p99 9.0  max 12.0 ms               p99 ≤ 15 ms"
     assert len({line.index("≤") for line in lines[:2]}) == 1
+    stopped = graph.as_line(graph.command_stream(SEEN | {"stops": ["late", "odom silent", "late"]}, loaded=False)[0])
+    first, *causes = stopped.split("\n")
+    assert first.startswith("NO  command stream of 60 s: stops") and first.split()[-5:] == ["3", "in", "7", "tasks", "0"]
+    assert [cause.strip() for cause in causes] == ["late", "odom silent"]
 
 
 def test_the_file_is_json_without_nan_and_whole_or_not_there(tmp_path):
