@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from pi_policy_node.bench import rtc
 from pi_policy_node.bench.seeded import inputs, model
 from pi_policy_node.policy.rtc import DelayTracker, Ensemble, Guide, guided_velocity, soft_mask, strength
 from pi_policy_node.policy.shapes import preset
@@ -70,6 +71,20 @@ def test_the_jacobian_is_the_networks_own(name):
     exact, identity = (pull * difference).sum(), (pull * direction).sum()
     assert float((bent * direction).sum()) == pytest.approx(float(exact), rel=1e-5)
     assert abs(float(exact - identity)) > 1e-2 * abs(float(exact))
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    torch.set_num_threads(1)
+    return rtc.train(250, batch=32)
+
+
+@pytest.mark.parametrize("delay", range(1, 9))
+def test_chunks_join_within_a_fifth_of_no_chunking(tiny, delay):
+    """A trained model, motions that no observation tells apart, and rows that run while it thinks."""
+    errors = rtc.joints(tiny, delay)
+    assert errors["none"] > 0.5
+    assert errors["guided"] <= errors["none"] / 5 and errors["trained"] <= errors["none"] / 5
 
 
 def test_the_delay_is_a_percentile_that_forgets():
