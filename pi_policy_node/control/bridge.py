@@ -233,7 +233,7 @@ class Bridge:
 
     def _move(self, time: float) -> Window | None:
         if self._playing is not None:
-            return self.shaper.follow(time, self.timeline.aim(time + self.shaper.blend))
+            return self.shaper.follow(time, self.timeline.aim(time + self.shaper.blend), self.timeline.aim(time))
         latched = self.supervisor.latch.cause
         if latched is not None and latched.code == Code.CLOCK:
             return None  # a message could mean another time to the controller; the tail that it has needs none

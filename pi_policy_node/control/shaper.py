@@ -65,15 +65,19 @@ class Shaper:
     def at_rest(self, time: float) -> bool:
         return time >= self._windows[-1].end
 
-    def follow(self, now: float, plan: np.ndarray) -> Window | None:
-        """The next window towards the plan's state [3, A] at now + blend (the base's: velocity, its slope, unused)."""
+    def follow(self, now: float, plan: np.ndarray, present: np.ndarray) -> Window | None:
+        """The next window towards the plan's state [3, A] at now + blend (the base's: velocity, its slope, unused).
+
+        Columns that cannot be there by then chase the plan as it is now, `present`: a step of the plan, such as a
+        gripper's, must not begin before its time.
+        """
         start = self._state(now)
         brake = self._brake_aim(now, start)
         wish = self._wish(start, plan)
         aim, rooms = self._towards(now, start, brake, wish)
         late = rooms.min(axis=0) < 1.0  # columns that cannot be where the plan is by then
         if late.any():
-            chase, _ = self._towards(now, start, brake, self._chase(start, wish))
+            chase, _ = self._towards(now, start, brake, self._chase(start, self._wish(start, present)))
             aim = np.where(late & ~self._base, chase, aim)
         self.limited = bool(late.any())
         for name, values in zip(DERIVATIVES, rooms):
@@ -107,8 +111,8 @@ class Shaper:
         return brake + rooms.min(axis=0) * (wish - brake), rooms
 
     def _chase(self, start: np.ndarray, wish: np.ndarray) -> np.ndarray:
-        """A velocity that catches up with the wish, and the place where it leads."""
-        behind = wish[0] - free_position(start, wish[1], wish[2], self.blend)
+        """A velocity that catches up with the plan as it is now, and the place where it leads."""
+        behind = wish[0] - start[0]
         chase = np.zeros_like(wish)
         top = self.limits.soft_high[1, 0]
         chase[1] = np.clip(wish[1] + behind / CATCH_UP, -top, top)

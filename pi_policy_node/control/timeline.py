@@ -133,6 +133,9 @@ class Timeline:
             held = np.where(self._robot.is_base, 0.0, values[-1])
             times, values = np.concatenate([times[near], after]), np.concatenate([values[near], np.tile(held, (count, 1))])
             near = np.abs(times - time) < reach
+        if not near.any():  # before the first row, or in a gap: the nearest one
+            near[np.argmin(np.abs(times - time))] = True
+            time = float(times[near][0])
         times, values = times[near], values[near]
         x = (times - time) / reach
         weight = np.sqrt(1.0 - x**2)[:, None]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
+import re
 import signal
 import subprocess
 import sys
 import threading
 import time
 from array import array
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -25,6 +26,7 @@ from trajectory_msgs.msg import JointTrajectory
 from visualization_msgs.msg import MarkerArray
 
 from pi_policy_node.control import Code, Mode
+from pi_policy_node.environment import share
 from pi_policy_node.nodes.common import LATCHED, RELIABLE1, RELIABLE10, SENSOR, to_duration, to_stamp
 from pi_policy_node.robot import load_robot
 from pi_policy_node.sim.controllers import Point, TrajectoryController, TwistController
@@ -76,6 +78,12 @@ class Stand:
         self.thread = threading.Thread(target=self.executor.spin, daemon=True)
         self.thread.start()
 
+    def describe(self) -> str:
+        """What the bridge said last, for a test that fails."""
+        s = self.status
+        return "no status" if s is None else (f"{Mode(s.mode).name} {Code(s.code).name}: {s.cause}; "
+                                              f"{dict(zip(s.counters, s.counts))}")
+
     def close(self) -> None:
         self.executor.shutdown()
         self.thread.join(5.0)
@@ -124,6 +132,13 @@ class Stand:
             if group.kind != "base":
                 joints |= dict(zip(group.joints, self.controllers[group.name]._position))
         return self.robot.state(list(joints), list(joints.values()))
+
+    def settle(self) -> None:
+        """Until every controller's reference stands still: messages take a moment, and so does their last stretch."""
+        def still() -> bool:
+            return not any(c._velocity.any() for c in self.controllers.values())
+
+        until(still, 2.0, "controllers at rest")
 
     def renew(self) -> None:
         if self.instruction:
@@ -179,19 +194,14 @@ class Stand:
             s = self.status
             return s is not None and (s.mode, s.code) == (mode, code) and at_rest in (None, s.at_rest)
 
-        end = time.monotonic() + limit
-        while not there():
-            last = None if self.status is None else (Mode(self.status.mode).name, Code(self.status.code).name,
-                                                     self.status.cause)
-            assert time.monotonic() < end, f"not {mode.name} {code.name} within {limit} s: {last}"
-            time.sleep(0.005)
+        until(there, limit, f"{mode.name} {code.name}", self)
         return self.status
 
 
-def until(condition, limit: float = 5.0, what: str = "the condition") -> None:
+def until(condition, limit: float = 5.0, what: str = "the condition", stand: Stand | None = None) -> None:
     end = time.monotonic() + limit
     while not condition():
-        assert time.monotonic() < end, f"{what}: not within {limit} s"
+        assert time.monotonic() < end, f"{what}: not within {limit} s{f'; {stand.describe()}' if stand else ''}"
         time.sleep(0.005)
 
 
@@ -230,8 +240,20 @@ class Process:
 
 
 @pytest.fixture(scope="module")
-def robot():
-    return load_robot()
+def robot_file(tmp_path_factory) -> Path:
+    """pi_mobile with more patience: its measurements are made here in Python, perhaps on a busy machine."""
+    text = share("config", "robots", "pi_mobile.yaml").read_text()
+    for key, value in (("joint_state_timeout", 0.5), ("clock_tolerance", 0.1)):
+        text, count = re.subn(rf"{key}: \S+", f"{key}: {value}", text)
+        assert count == 1
+    file = tmp_path_factory.mktemp("robots") / "patient.yaml"
+    file.write_text(text)
+    return file
+
+
+@pytest.fixture(scope="module")
+def robot(robot_file):
+    return load_robot(robot_file)
 
 
 @pytest.fixture
@@ -257,7 +279,7 @@ def lifecycle(stand: Stand, *transitions: int) -> None:
 @pytest.fixture
 def bridge(stand):
     """The node, active."""
-    process = Process()
+    process = Process(f"robot:={stand.robot.file}")
     lifecycle(stand, 1, 3)
     yield process
     process.end()
@@ -267,15 +289,15 @@ def test_moves_the_robot_and_rests_when_the_stream_ends(stand, bridge):
     stand.reaches(Mode.HOLD, Code.NO_INSTRUCTION)
     stand.task("a", swing)
     stand.reaches(Mode.RUNNING, Code.OK)
-    until(lambda: abs(stand.measured()[0]) > 0.1, what="motion")
-    until(lambda: any(abs(t.twist.linear.x) > 0.05 for t in stand.twists), what="a moving base")
+    until(lambda: abs(stand.measured()[0]) > 0.1, what="motion", stand=stand)
+    until(lambda: any(abs(t.twist.linear.x) > 0.05 for t in stand.twists), what="a moving base", stand=stand)
     message = stand.trajectories["left_arm"][-1]
     assert message.header.stamp.sec == 0 and message.header.stamp.nanosec == 0
     assert all(len(p.positions) == len(p.velocities) == len(p.accelerations) == 6 for p in message.points)
     assert not any(message.points[-1].velocities) and not any(message.points[-1].accelerations)
     assert message.points[0].time_from_start.nanosec == pytest.approx(stand.robot.window * 1e9, abs=2)
-    until(lambda: stand.markers, what="plan markers")
-    assert {m.ns for m in stand.markers[-1].markers} >= {"left_arm/plan", "right_arm/plan"}
+    until(lambda: stand.markers and len(stand.markers[-1].markers) > 2, what="plan markers")
+    assert {m.ns for m in stand.markers[-1].markers} >= {"left_arm/plan", "right_arm/plan", "workspace", "words"}
     assert all(0 < m.lifetime.nanosec <= 1e9 and m.header.frame_id == "base_link" for m in stand.markers[-1].markers)
     stand.motion = None
     status = stand.reaches(Mode.HOLD, Code.TOO_BLIND, at_rest=True)
@@ -291,16 +313,17 @@ def test_moves_the_robot_and_rests_when_the_stream_ends(stand, bridge):
 def test_stop_latches_and_resume_moves_nothing(stand, bridge):
     stand.task("a", swing)
     stand.reaches(Mode.RUNNING, Code.OK)
-    until(lambda: abs(stand.measured()[0]) > 0.05, what="motion")
+    until(lambda: abs(stand.measured()[0]) > 0.05, what="motion", stand=stand)
     assert stand.call("stop").success
     stand.reaches(Mode.STOPPED, Code.STOP_SERVICE, at_rest=True)
     assert stand.status.latched
+    stand.settle()
     place = stand.measured()
     assert stand.call("resume").success  # the policy still streams, for the instruction of before
     stand.reaches(Mode.HOLD, Code.AWAITING_RESUMED_TASK)
     refused = sum(stand.status.counts)
     until(lambda: sum(stand.status.counts) > refused + 3, what="refusals")
-    assert np.abs(stand.measured() - place).max() < 1e-9
+    assert np.array_equal(stand.measured(), place)
     stand.task("b", swing)
     stand.reaches(Mode.RUNNING, Code.OK)
 
@@ -352,7 +375,7 @@ def test_a_person_takes_over_and_hands_back(stand, bridge):
 
 def test_nothing_moves_that_nobody_hears(ros, robot):
     stand = Stand(robot)
-    process = Process()
+    process = Process(f"robot:={robot.file}")
     try:
         lifecycle(stand, 1, 3)
         stand.task("a", swing)
@@ -367,7 +390,7 @@ def test_nothing_moves_that_nobody_hears(ros, robot):
 
 
 def test_dry_run_shows_and_sends_nothing(stand):
-    process = Process("dry_run:=true")
+    process = Process(f"robot:={stand.robot.file}", "dry_run:=true")
     try:
         lifecycle(stand, 1, 3)
         stand.task("a", swing)
@@ -384,7 +407,7 @@ def test_dry_run_shows_and_sends_nothing(stand):
 def test_comes_to_rest_before_it_ends(stand, bridge, number):
     stand.task("a", swing)
     stand.reaches(Mode.RUNNING, Code.OK)
-    until(lambda: any(abs(t.twist.linear.x) > 0.1 for t in stand.twists), what="a moving base")
+    until(lambda: any(abs(t.twist.linear.x) > 0.1 for t in stand.twists), what="a moving base", stand=stand)
     moving = len(stand.twists)
     assert bridge.end(number) == 0
     until(lambda: stand.twists[-1].twist.linear.x == 0.0, what="a resting base")
@@ -403,7 +426,8 @@ def test_killed_while_moving_the_arm_brakes_as_planned(stand, bridge):
     until(lambda: not controller._velocity.any(), 2.0, "rest")
     curve = controller.history.read()
     assert np.abs(curve.acceleration).max() <= limits.acceleration[0]
-    assert np.abs(np.diff(curve.velocity, axis=0)).max() < 0.002 * 1.5 * limits.acceleration[0] + 1e-6
+    rate = np.abs(np.diff(curve.velocity, axis=0)) / np.diff(curve.time)[:, None]
+    assert rate.max() <= limits.acceleration[0]
     until(lambda: not stand.velocity.any(), 1.0, "a resting base")
 
 
