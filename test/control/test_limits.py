@@ -10,7 +10,6 @@ from pi_policy_node.robot import Kinematics, Robot, load_robot
 
 BLOCK = 125  # cases in one test, so that a runner can spread and name them
 SLACK = 1e-5
-SETTLE = 0.06  # s of delay that a message may have and the reference still not jump
 
 
 @pytest.fixture(scope="module", params=["pi_mobile", "single_arm"])
@@ -107,6 +106,6 @@ def test_nothing_makes_the_spline_exceed_a_limit(robot, kinematics, block):
 
 
 def test_messages_some_milliseconds_late_make_no_jump_and_little_else(robot, kinematics):
-    """A stamp of 0 starts a window when it arrives: 0 to 5 ms late, each by another time."""
+    """A stamp of 0 starts a window when it arrives: 0 to 5 ms late, each by another time. Only the jerk shows it."""
     check(robot, kinematics, range(10_000, 10_000 + BLOCK), delay=0.005,
-          over={"velocity": 1.25, "acceleration": 2.0, "jerk": 6.0, "tool": 1.25})
+          over={"velocity": 1.0, "acceleration": 1.02, "jerk": 2.0, "tool": 1.01})
