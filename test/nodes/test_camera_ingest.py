@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from array import array
 
@@ -15,9 +16,9 @@ import numpy as np
 import pytest
 
 from pi_policy_node.robot import load_robot
-from pi_policy_node.vision import letterbox
+from pi_policy_node.vision import decode_compressed, encode_jpeg, letterbox
 
-LIMIT = 15.0  # s; for what takes milliseconds on an idle machine
+LIMIT = 30.0  # s; for what takes milliseconds on an idle machine
 ROBOT = load_robot("pi_mobile")
 NAMES = [camera.name for camera in ROBOT.cameras]
 JOINTS = [joint for group in ROBOT.groups for joint in group.joints]
@@ -121,9 +122,15 @@ class Cameras:
         self.odom = node.create_publisher(Odometry, "odom", 10)
         self.faults = {}  # camera or "joint_states" -> function(message) -> message, or None to send nothing
         self.count = 0
+        self.sending = threading.Lock()  # the node spins in a thread of its own
         self.timer = node.create_timer(0.05, self.tick)
 
     def tick(self):
+        with self.sending:
+            if self.publishers:
+                self.send_all()
+
+    def send_all(self):
         from nav_msgs.msg import Odometry
         from sensor_msgs.msg import JointState
 
@@ -142,9 +149,11 @@ class Cameras:
             publisher.publish(message)
 
     def close(self):
-        self.node.destroy_timer(self.timer)
-        for publisher in (*self.publishers.values(), self.joints, self.odom):
-            self.node.destroy_publisher(publisher)
+        with self.sending:
+            self.node.destroy_timer(self.timer)
+            for publisher in (*self.publishers.values(), self.joints, self.odom):
+                self.node.destroy_publisher(publisher)
+            self.publishers = {}
 
 
 def image(pixels, stamp, encoding="rgb8"):
@@ -159,8 +168,6 @@ def image(pixels, stamp, encoding="rgb8"):
 @pytest.fixture(scope="module")
 def node(ros):
     """A node of the test's, spun in a thread."""
-    import threading
-
     import rclpy
     from rclpy.executors import SingleThreadedExecutor
 
@@ -205,13 +212,14 @@ def test_whole_sets_come_at_the_robots_rate(ingest, cameras):
     wait(lambda: everything_valid(ingest))
     ingest.sets.clear()
     wait(lambda: len(ingest.sets) >= 40)
-    (first, _), (last, message) = ingest.sets[0], ingest.sets[-1]
-    assert (len(ingest.sets) - 1) / (last - first) == pytest.approx(ROBOT.observation_hz, rel=0.2)
+    wait(lambda: everything_valid(ingest))
+    message = next(m for _, m in reversed(ingest.sets) if all(m.valid) and m.joints_valid)
     assert message.cameras == NAMES and message.valid == [True] * 4 and message.reasons == [""] * 4
     assert message.odom_valid and message.joints.name == JOINTS
     assert message.header.frame_id == ROBOT.base_frame
     stamps = [m.header.stamp.sec * 10**9 + m.header.stamp.nanosec for _, m in ingest.sets]
     assert stamps == sorted(set(stamps))
+    assert np.median(np.diff(stamps)) * 1e-9 == pytest.approx(1 / ROBOT.observation_hz, rel=0.25)
     sequences = [m.sequence for _, m in ingest.sets]
     assert sequences == list(range(sequences[0], sequences[0] + len(sequences)))
     boxed = [letterbox(picture, ROBOT.image_size) for picture in NOISE]
@@ -277,17 +285,17 @@ def test_a_faulty_camera_is_named_and_the_others_go_on(ingest, cameras, name, fa
     wait(lambda: everything_valid(ingest))
     ingest.sets.clear()
     cameras.faults["left_wrist_camera"] = fault()
-    ingest.until("left_wrist_camera", reason)
-    states = ingest.states()
-    assert [camera for camera, (valid, _) in states.items() if not valid] == ["left_wrist_camera"]
-    bad = ingest.latest().images[NAMES.index("left_wrist_camera")]
+    left = NAMES.index("left_wrist_camera")
+    wait(lambda: any(not m.valid[left] and re.search(reason, m.reasons[left]) and sum(m.valid) == len(NAMES) - 1
+                     for _, m in list(ingest.sets)), what=f"{reason}, and the others valid: {ingest.states()}")
+    bad = next(m.images[left] for _, m in ingest.sets if not m.valid[left])
     assert (bad.height, bad.width, len(bad.data)) == (0, 0, 0)
     wait(lambda: re.search(reason, ingest.diagnostics["left_wrist_camera"].message)
          and ingest.diagnostics["left_wrist_camera"].level == b"\x02")
     before = len(ingest.sets)
     wait(lambda: len(ingest.sets) > before + 5)
     pauses = np.diff([at for at, _ in ingest.sets])
-    assert pauses.max() < 0.5  # never a long silence for the sake of one camera
+    assert pauses.max() < 1.5  # never a long silence for the sake of one camera
     cameras.faults.clear()
     ingest.until("left_wrist_camera", "")
     wait(lambda: ingest.diagnostics["left_wrist_camera"].level == b"\x00")
@@ -315,8 +323,9 @@ def test_all_cameras_silent_is_said_once(ingest, cameras):
     wait(lambda: everything_valid(ingest))
     cameras.faults.update(dict.fromkeys(NAMES, lambda message: None))
     wait(lambda: not any(ingest.latest().valid))
-    count = len(ingest.sets)
     wait(lambda: ingest.diagnostics["observation"].message == "no camera is valid")
+    count, tick = len(ingest.sets), cameras.count
+    wait(lambda: cameras.count > tick + 20)
     assert len(ingest.sets) == count
 
 
@@ -358,6 +367,53 @@ def test_sources_namespace_and_qos(node, tmp_path):
         code, output = ingest.close()
         for publisher in publishers:
             node.destroy_publisher(publisher)
+    assert code == 0 and "Traceback" not in output
+
+
+def test_compressed_images_of_another_robot(node):
+    """single_arm.yaml: JPEG from one camera, no base and so no odom."""
+    from sensor_msgs.msg import CompressedImage, Image, JointState
+
+    robot = load_robot("single_arm")
+    joints = [joint for group in robot.groups for joint in group.joints]
+    data = {"good": encode_jpeg(NOISE[0]), "cut": encode_jpeg(NOISE[0])[:2000]}
+    state = {"data": "good"}
+    ingest = Ingest(node, "-p", "robot:=single_arm", namespace="/third")
+    publishers = {camera.name: node.create_publisher(
+        CompressedImage if camera.transport == "compressed" else Image, f"/third/{camera.topic}", 1)
+        for camera in robot.cameras}
+    joint_states = node.create_publisher(JointState, "/third/joint_states", 10)
+    compressed = next(camera.name for camera in robot.cameras if camera.transport == "compressed")
+    count = 0
+
+    def tick():
+        nonlocal count
+        count += 1
+        stamp = node.get_clock().now().to_msg()
+        message = JointState(name=joints, position=[0.1] * len(joints))
+        message.header.stamp = stamp
+        joint_states.publish(message)
+        for camera in robot.cameras:
+            if camera.name == compressed:
+                file = CompressedImage(format="jpeg", data=array("B", data[state["data"]] + bytes([count % 256])))
+                file.header.stamp = stamp
+                publishers[camera.name].publish(file)
+            else:
+                publishers[camera.name].publish(image(NOISE[count % 64], stamp))
+
+    timer = node.create_timer(1 / 30, tick)
+    try:
+        wait(lambda: ingest.states() and all(valid for valid, _ in ingest.states().values()))
+        wait(lambda: ingest.latest().joints_valid and ingest.latest().odom_valid)
+        picture = ingest.latest().images[[camera.name for camera in robot.cameras].index(compressed)]
+        pixels = np.frombuffer(picture.data, np.uint8).reshape(*robot.image_size, 3)
+        np.testing.assert_array_equal(
+            pixels, letterbox(decode_compressed(format="jpeg", data=data["good"]), robot.image_size))
+        state["data"] = "cut"
+        ingest.until(compressed, "a broken file of 2001 bytes")
+    finally:
+        node.destroy_timer(timer)
+        code, output = ingest.close()
     assert code == 0 and "Traceback" not in output
 
 
