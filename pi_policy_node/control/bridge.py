@@ -197,7 +197,7 @@ class Bridge:
         tracking = None
         if self.shaper.window is not None and not self._let_go and not self.dry_run:
             tracking = self.senses.tracking_fault(self.shaper)
-        blind = self.senses.blind()
+        blind = self.senses.blind(lasting=True)
         camera = Cause(Code.CAMERA, blind) if blind and self._serving(steady) else None
         sensed = self.senses.problem() if self._engaged(steady) else None
         for cause in (self.supervisor.heart(steady), sensed, tracking, camera):

@@ -12,6 +12,7 @@ from pi_policy_node.control.shaper import Shaper
 from pi_policy_node.robot import Robot, RobotError
 
 OWN_STALL = 0.05  # s: of a longer gap between two ticks, only this much is held against the robot
+CAMERA_PATIENCE = 0.3  # s that a camera may be in trouble before it is a fault: one image that is late is none
 TRACKING_TIME = 0.1  # s for which a joint must be too far from its command
 SETTLED = 0.01  # rad or m between two measurements a little apart, below which the robot stands still
 
@@ -50,8 +51,9 @@ class Senses:
         self._malformed = ""
         self._joint_silence, self._odom_silence = Silence(), Silence()
         self._silent = (0.0, 0.0)
+        self._lasting: set[str] = set()
         self._far_since: float | None = None
-        self._cameras: dict[str, str] = {}  # required ones that have a problem
+        self._cameras: dict[str, tuple[str, Silence]] = {}  # required ones that have a problem, and since when
 
     def joints(self, names: Sequence[str], positions: Sequence[float], *, time: float, age: float, steady: float) -> None:
         """`time` of the measurement on the time line, its `age` by our clock; both s."""
@@ -79,7 +81,7 @@ class Senses:
     def camera(self, name: str, problem: str) -> None:
         if any(camera.name == name and camera.required for camera in self._robot.cameras):
             if problem:
-                self._cameras[name] = problem
+                self._cameras[name] = problem, self._cameras[name][1] if name in self._cameras else Silence()
             else:
                 self._cameras.pop(name, None)
 
@@ -90,6 +92,7 @@ class Senses:
 
     def tick(self, steady: float) -> None:
         self._silent = self._joint_silence.tick(steady), self._odom_silence.tick(steady)
+        self._lasting = {name for name, (_, trouble) in self._cameras.items() if trouble.tick(steady) > CAMERA_PATIENCE}
 
     def problem(self) -> Cause | None:
         """What is wrong with joints, odometry or their clock."""
@@ -111,9 +114,10 @@ class Senses:
                                      f"our clock; the limit is {self._robot.clock_tolerance * 1e3:.0f} ms")
         return None
 
-    def blind(self) -> str:
-        """Required cameras with a problem, in words."""
-        return "; ".join(f"{name}: {problem}" for name, problem in sorted(self._cameras.items()))
+    def blind(self, *, lasting: bool = False) -> str:
+        """Required cameras with a problem, in words; only with one that lasts, if so asked."""
+        names = sorted(self._cameras if not lasting else self._lasting & self._cameras.keys())
+        return "; ".join(f"{name}: {self._cameras[name][0]}" for name in names)
 
     def apart(self, shaper: Shaper) -> np.ndarray:
         """[A] how far the joints are from where they were to be when they were measured."""
