@@ -9,45 +9,19 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from pi_policy_node.control.clock import MotionClock
 from pi_policy_node.control.gate import Gate, NotFinite
 from pi_policy_node.control.modes import Cause, Code, Mode
+from pi_policy_node.control.report import Output, Status
 from pi_policy_node.control.senses import Senses
 from pi_policy_node.control.shaper import Shaper
 from pi_policy_node.control.supervisor import Supervisor
 from pi_policy_node.control.timeline import Chunk, Refused, Timeline
 from pi_policy_node.control.window import Window
 from pi_policy_node.robot import Kinematics, Robot
-
-
-@dataclass(frozen=True, eq=False)
-class Output:
-    """What is to be sent now."""
-
-    window: Window | None  # for trajectory controllers, when it is new
-    action: np.ndarray | None  # [A] for the others; None before the robot's place is known
-    at_rest: bool
-
-
-@dataclass(frozen=True)
-class Status:
-    """BridgeStatus.msg, without its header."""
-
-    mode: Mode
-    code: Code
-    cause: str
-    latched: bool
-    at_rest: bool
-    instruction_id: str
-    source: str
-    sequence: int
-    plan_left: float  # s
-    tracking_error: float  # rad or m
-    counters: dict[str, int]
 
 
 class Bridge:
