@@ -6,6 +6,7 @@ The three prefixes go to `Node(prefix=...)`; guard.py says what they do.
 from __future__ import annotations
 
 import importlib
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -16,6 +17,14 @@ _GUARD = f"{shlex.quote(sys.executable)} -IS {shlex.quote(str(Path(__file__).wit
 BRIDGE = f"{_GUARD} bridge --"
 AFTER_BRIDGE = f"{_GUARD} after --"
 OUTLIVE = f"{_GUARD} outlive --"
+
+
+def package_prefix(package: str) -> Path | None:
+    """The ament prefix in which a ROS package is installed; None where it is not."""
+    for prefix in os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep):
+        if prefix and (Path(prefix) / "share/ament_index/resource_index/packages" / package).is_file():
+            return Path(prefix)
+    return None
 
 
 def provide() -> bool:

@@ -27,7 +27,7 @@ from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 from launch_ros.substitutions import FindPackageShare
 
-from pi_policy_node.launching import AFTER_BRIDGE
+from pi_policy_node.launching import AFTER_BRIDGE, package_prefix
 from pi_policy_node.robot import Robot, load_robot
 
 PACKAGE = "pi_policy_node"
@@ -129,17 +129,6 @@ def transport() -> list[Any]:
     ]
 
 
-def has_package(package: str) -> bool:
-    """Whether a ROS package is installed here."""
-    try:
-        from ament_index_python.packages import get_package_prefix
-
-        get_package_prefix(package)
-    except (ImportError, LookupError, OSError):  # the last where no prefix is set at all
-        return False
-    return True
-
-
 def node(executable: str, *, parameters: Mapping[str, Any] | None = None, remappings: Iterable[Any] = (),
          prefix: str = AFTER_BRIDGE, **options: Any) -> Node:
     """A node of this package. On a real robot it is started again when it dies; `required` is for the others."""
@@ -166,7 +155,7 @@ def node(executable: str, *, parameters: Mapping[str, Any] | None = None, remapp
 
 def state_publisher(context: LaunchContext, robot: Robot, **xacro_arguments: str) -> list[Node]:
     """robot_state_publisher, from the robot's file; none where it is not installed."""
-    if not has_package("robot_state_publisher"):
+    if package_prefix("robot_state_publisher") is None:
         return []
     return [Node(
         package="robot_state_publisher",

@@ -9,19 +9,13 @@ from pathlib import Path
 from launch.core import SubstitutionFailure
 
 from pi_policy_node import environment
-
-
-def find_prefix(package: str) -> Path | None:
-    for prefix in os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep):
-        if prefix and (Path(prefix) / "share/ament_index/resource_index/packages" / package).is_file():
-            return Path(prefix)
-    return None
+from pi_policy_node.launching import package_prefix
 
 
 def find_share(package: str) -> Path:
     if package == environment.PACKAGE:
         return environment.checkout()  # an edit in the checkout needs no rebuild
-    prefix = find_prefix(package)
+    prefix = package_prefix(package)
     if prefix is None:
         raise SubstitutionFailure(_not_found(package))
     return prefix / "share" / package
@@ -29,7 +23,7 @@ def find_share(package: str) -> Path:
 
 def find_executable(package: str, executable: str) -> list[str]:
     """The command that runs an executable of a package: one path, or Python and a module of ours that is not built."""
-    prefix = find_prefix(package)
+    prefix = package_prefix(package)
     path = None if prefix is None else prefix / "lib" / package / executable
     if path is not None and os.access(path, os.X_OK):
         return [str(path)]
