@@ -1,0 +1,250 @@
+"""Chunks and leases that are wrong in one thing: refused with a word, or ending motion as the design says. The tests
+play commander and policy themselves."""
+
+import time
+
+import numpy as np
+import pytest
+from harness import SLACK
+from lifecycle_msgs.msg import Transition
+from player import PERIOD, Player
+from std_srvs.srv import Trigger
+
+from pi_msgs.msg import BridgeStatus
+
+BRAKE = 0.3
+HORIZON_LEFT = 0.8  # s: max_blind, beyond which no plan is played
+
+
+@pytest.fixture(scope="module")
+def player(robot):
+    robot.lifecycle("policy", Transition.TRANSITION_DEACTIVATE)
+    one = Player(robot)
+    yield one
+    one.end()
+
+
+@pytest.fixture
+def running(robot, player):
+    """The robot, following the player."""
+    for _ in range(3):
+        player.end()
+        robot.recover()
+        player.begin()
+        try:
+            robot.wait(lambda: robot.bridge.mode == BridgeStatus.RUNNING and robot.moving(), 5, "motion")
+            break
+        except AssertionError:
+            continue
+    assert robot.bridge.mode == BridgeStatus.RUNNING, robot.tell()
+    yield robot
+    player.end()
+
+
+def refused(robot, word, act):
+    """That an act makes the bridge count one more refusal of this kind, and go on."""
+    before = robot.count(f"refused_{word}")
+    act()
+    robot.wait(lambda: robot.count(f"refused_{word}") > before, 3, f"a refusal as {word}")
+
+
+WRONG = {
+    "from_the_future": lambda p, r: p.chunk(stamp=r.now() + 2.0),
+    "late": lambda p, r: p.chunk(stamp=r.now() - 5.0, observed=r.now()),
+    "too_blind": lambda p, r: p.chunk(observed=r.now() - 2.0),
+    "duplicate": lambda p, r: p.chunk(sequence=p._sequence),
+    "out_of_order": lambda p, r: p.chunk(sequence=p._sequence - 5),
+    "other_instruction": lambda p, r: p.chunk(instruction_id="somebody else's"),
+}
+
+
+@pytest.mark.parametrize("word", WRONG)
+def test_a_wrong_chunk_is_refused_and_the_plan_goes_on(running, player, word):
+    refused(running, word, lambda: WRONG[word](player, running))
+    assert running.bridge.mode == BridgeStatus.RUNNING, running.tell()
+
+
+@pytest.mark.parametrize("fields", [
+    {"names": ["left_joint1"]}, {"horizon": 49}, {"data": [0.0] * 17}, {"dt": 0.0}, {"dt": -0.02}, {"dt": float("nan")},
+    {"horizon": 4_000_000_000},
+], ids=lambda fields: next(iter(fields)) + "=" + str(next(iter(fields.values())))[:12])  # fmt: skip
+def test_a_malformed_chunk_is_refused_and_the_plan_goes_on(running, player, fields):
+    def refusals():
+        return sum(n for name, n in zip(running.bridge.counters, running.bridge.counts) if name.startswith("refused_"))
+    before = refusals()
+    player.chunk(**fields)
+    running.wait(lambda: refusals() > before, 3, "a refusal")
+    assert running.bridge.mode == BridgeStatus.RUNNING, running.tell()
+
+
+def test_columns_in_another_order_are_refused(running, player):
+    names = list(running.robot.action_names)
+    before = sum(running.bridge.counts)
+    player.chunk(names=names[::-1])
+    running.wait(lambda: sum(running.bridge.counts) > before, 3, "a refusal")
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_chunk_that_is_not_finite_latches(running, player, bad):
+    rows = player.swing(running.now() + 0.02 * np.arange(50))
+    rows[20, 3] = bad
+    since = time.monotonic()
+    player.chunk(rows=rows)
+    status = running.wait_cause(BridgeStatus.CHUNK_NOT_FINITE, 2)
+    assert status.mode == BridgeStatus.FAULT and status.latched and "left_joint4" in status.cause
+    running.rest(since, BRAKE)
+
+
+def test_a_first_row_far_away_is_refused_at_rest(robot, player):
+    player.end()
+    robot.recover()
+    player.begin()
+    player.rows = lambda times: player.swing(times) + 0.6 * (np.arange(18) == 1)
+    refused(robot, "far_first_row", lambda: None)
+    robot.stays_at_rest(0.5)
+    player.end()
+
+
+def test_a_jump_in_the_stream_is_refused_and_nothing_jumps(running, player):
+    player.rows = lambda times: player.swing(times) + 0.6 * (np.arange(18) == 1)
+    before = running.count("refused_far_first_row")
+    running.wait(lambda: running.count("refused_far_first_row") > before, 3, "a refusal")
+    running.rest(time.monotonic(), HORIZON_LEFT + BRAKE)  # the old plan runs out, and nothing else is played
+
+
+def test_a_stream_that_ends_is_a_hold_that_clears(running, player):
+    player.chunking = False
+    since = time.monotonic()
+    status = running.wait_cause({BridgeStatus.NO_CHUNK, BridgeStatus.TOO_BLIND}, 3)
+    assert status.mode == BridgeStatus.HOLD and not status.latched
+    running.rest(since, PERIOD + HORIZON_LEFT + BRAKE)
+    player.home, player.start, player.chunking = player.place(), running.now(), True
+    running.wait(lambda: running.bridge.mode == BridgeStatus.RUNNING and running.moving(), 4, "motion again")
+
+
+def test_an_empty_chunk_is_a_hold_that_clears(running, player):
+    player.chunking = False
+    time.sleep(2 * PERIOD)  # the stream's last chunk is on its way
+    since = time.monotonic()
+    player.chunk(rows=np.empty((0, 18)))
+    status = running.wait_cause(BridgeStatus.EMPTY_CHUNK, 1)
+    assert status.mode == BridgeStatus.HOLD and not status.latched
+    running.rest(since, BRAKE)
+    player.home, player.start, player.chunking = player.place(), running.now(), True
+    running.wait(lambda: running.bridge.mode == BridgeStatus.RUNNING and running.moving(), 4, "motion again")
+
+
+def test_a_lease_that_is_not_renewed_ends_within_its_second(running, player):
+    player._alive.clear()
+    player._thread.join()
+    since = time.monotonic()
+    status = running.wait_cause({BridgeStatus.NO_INSTRUCTION, BridgeStatus.TOO_BLIND, BridgeStatus.NO_CHUNK}, 3)
+    assert status.mode == BridgeStatus.HOLD
+    running.rest(since, 1.0 + BRAKE)
+    running.wait_cause(BridgeStatus.NO_INSTRUCTION, 2)
+
+
+def test_stop_latches_while_a_policy_streams_and_the_resume_moves_nothing(running, player):
+    since = time.monotonic()
+    running.stop()
+    running.rest(since, BRAKE)
+    refused(running, "latched", lambda: None)  # it streams on
+    assert running.call(Trigger, "resume").success
+    running.wait_cause({BridgeStatus.AWAITING_RESUMED_TASK, BridgeStatus.NO_INSTRUCTION}, 2)
+    running.stays_at_rest(1.0)
+    player.begin()  # a task given since
+    running.wait(lambda: running.bridge.mode == BridgeStatus.RUNNING and running.moving(), 4, "motion of the new task")
+
+
+# -------------------------------------------------------------------------------------------------------- violations
+
+
+def reference(robot, name, since):
+    """What a controller was asked for since a time: stamps, positions, velocities, accelerations."""
+    rows = [entry for entry in list(robot.references[name]) if entry[0] >= since]
+    return tuple(np.array([entry[k] for entry in rows]) for k in (1, 2, 3, 4))
+
+
+GREEDY = {
+    "position": lambda t: 4.0 * (1 - np.exp(-t)),
+    "velocity": lambda t: np.minimum(0.15 + 20.0 * t, 2.5) * (t > 0.1),
+    "acceleration": lambda t: 0.15 * np.sign(np.sin(9.0 * t)),
+}
+
+
+@pytest.mark.parametrize("what", GREEDY)
+def test_no_chunk_takes_a_controller_over_a_limit(running, player, what):
+    robot, begin, since = running.robot, running.now(), time.monotonic()
+    home = player.place()
+
+    def rows(times):
+        wanted = np.repeat(home[None], len(times), axis=0)
+        wanted[:, 0] += GREEDY[what](np.maximum(times - begin, 0.0))
+        return wanted
+
+    player.rows = rows
+    running.wait(lambda: running.now() - begin > 2.0, 8, "two seconds of it")
+    limited = [name for name, n in zip(running.bridge.counters, running.bridge.counts) if name.startswith("limited_") and n]
+    player.end()
+    stamps, position, velocity, acceleration = reference(running, "left_arm_controller", since)
+    assert len(stamps) > 50 and limited, "it was limited, and counted"
+    arm = robot.group("left_arm").columns
+    assert np.all(position >= robot.lower[arm] - 1e-6) and np.all(position <= robot.upper[arm] + 1e-6)
+    assert np.all(np.abs(velocity) <= robot.velocity[arm] * 1.001)
+    assert np.all(np.abs(acceleration) <= robot.acceleration[arm] * 1.01)
+    steps = np.abs(np.diff(position, axis=0)) / np.maximum(np.diff(stamps), 1e-3)[:, None]
+    assert np.all(steps <= robot.velocity[arm] * 1.05 + 0.05), "no jump between two references"
+
+
+def test_no_chunk_takes_a_tool_out_of_the_workspace_or_over_its_speed(running, player):
+    from pi_policy_node.robot import Kinematics
+
+    robot, begin, since = running.robot, running.now(), time.monotonic()
+    home = player.place()
+
+    def rows(times):  # down onto the floor, fast
+        wanted = np.repeat(home[None], len(times), axis=0)
+        way = np.minimum(np.maximum(times - begin, 0.0) * 1.5, 1.6)
+        wanted[:, 1] += way
+        return wanted
+
+    player.rows = rows
+    running.wait(lambda: running.now() - begin > 2.5, 8, "two and a half seconds of it")
+    player.end()
+    stamps, position, _, _ = reference(running, "left_arm_controller", since)
+    state = np.repeat(home[None], len(position), axis=0)
+    state[:, robot.group("left_arm").columns] = position
+    tool = Kinematics(robot).tools(state)["left_arm"]
+    assert np.all(tool >= robot.workspace[0] - 0.005) and np.all(tool <= robot.workspace[1] + 0.005)
+    keep = np.concatenate([[True], np.diff(stamps) > 0])
+    gap = np.diff(stamps[keep])
+    speed = np.linalg.norm(np.diff(tool[keep], axis=0), axis=1) / gap
+    assert np.percentile(speed[gap < 0.02], 99) <= robot.tool_speed * 1.05
+    assert running.count("limited_tool_speed") or running.count("limited_workspace")
+
+
+# ---------------------------------------------------------------------------------------------------------- takeover
+
+
+def test_a_person_takes_over_and_hands_back_without_a_jump(running, player):
+    home, begin, since = player.place(), running.now(), time.monotonic()
+
+    def hand(times):
+        rows = np.repeat(running.state()[None] * ~running.robot.is_base, len(times), axis=0)
+        rows[:, 0] += 0.1 * np.sin(np.maximum(times - begin, 0.0))
+        return rows
+
+    end = time.monotonic() + 1.0
+    while time.monotonic() < end:
+        now = running.now()
+        player.chunk(rows=hand(now + 0.02 * np.arange(25)), person=True)
+        time.sleep(PERIOD)
+    assert running.bridge.mode == BridgeStatus.TAKEOVER, running.tell()
+    refused(running, "takeover", lambda: None)  # the policy streams on, in vain
+    player.chunk(rows=np.empty((0, 18)), person=True)
+    running.wait(lambda: running.bridge.mode != BridgeStatus.TAKEOVER, 2, "the hand-over")
+    player.home, player.start = player.place(), running.now()
+    running.wait(lambda: running.bridge.mode == BridgeStatus.RUNNING, 4, "the policy to go on")
+    stamps, position, velocity, _ = reference(running, "left_arm_controller", since)
+    assert np.abs(np.diff(position, axis=0)).max() < 0.05 + SLACK and home is not None
+    assert np.all(np.abs(velocity) <= running.robot.velocity[running.robot.group("left_arm").columns] * 1.001)
