@@ -11,7 +11,7 @@ actions = pytest.importorskip("control_msgs.action", reason="control_msgs comes 
 
 
 @pytest.mark.parametrize("kind", ["GripperCommand", "ParallelGripperCommand"])
-def test_goals_reach_either_kind_of_server(domain, kind):
+def test_goals_reach_either_kind_of_server(domain, kind, action_gripper):
     import rclpy
     from rclpy.action import ActionServer
     from rclpy.executors import SingleThreadedExecutor
@@ -29,7 +29,7 @@ def test_goals_reach_either_kind_of_server(domain, kind):
     executors = [SingleThreadedExecutor(context=context) for context in contexts]
     for executor, node in zip(executors, (controller, bridge)):
         executor.add_node(node)
-    robot = load_robot("single_arm")
+    robot = load_robot(action_gripper)
     group = robot.group("gripper")
     failures, goals = [], []
 

@@ -438,14 +438,14 @@ def test_a_wrong_robot_is_one_clear_line(domain):
     assert len(process.lines) == 1 and "no_such_robot" in process.lines[0]
 
 
-def test_a_gripper_action_without_control_msgs_is_one_clear_line(ros):
+def test_a_gripper_action_without_control_msgs_is_one_clear_line(ros, action_gripper):
     try:
         import control_msgs  # noqa: F401
 
         pytest.skip("control_msgs is installed here")
     except ImportError:
         pass
-    process = Process("robot:=single_arm")
+    process = Process(f"robot:={action_gripper}")
     node = Node("asker")
     try:
         from lifecycle_msgs.srv import ChangeState

@@ -131,12 +131,6 @@ BROKEN = {
         "use position",
         ("interface_name: position", "interface_name: effort"),
     ),
-    "finger": (
-        "single_arm",
-        "gripper_controller.ros__parameters.joint",
-        "must be 'finger_joint'",
-        ("joint: finger_joint", "joint: thumb_joint"),
-    ),
 }
 FILES = {"pi_mobile": "controllers.yaml", "single_arm": "single_arm_controllers.yaml"}
 
@@ -152,6 +146,19 @@ def test_refuses_controllers_that_do_not_fit(edited_controllers, case):
     assert error.key.endswith(key)
     assert error.file == path.with_name("mine.yaml")
     assert error.line is not None or case == "no manager"
+
+
+@pytest.mark.parametrize("joint", ["finger_joint", "thumb_joint"])
+def test_a_gripper_behind_an_action_must_drive_the_finger(action_gripper, edited_controllers, joint):
+    ours = "forward_command_controller/ForwardCommandController\n\n"
+    theirs = "parallel_gripper_action_controller/GripperActionController\n\n"
+    edited_controllers("single_arm", FILES["single_arm"], (ours, theirs), ("joints: [finger_joint]", f"joint: {joint}"))
+    action_gripper.write_text(action_gripper.read_text() + "\ncontrollers: mine.yaml\n")
+    if joint == "finger_joint":
+        assert load_robot(action_gripper).controllers_file.name == "mine.yaml"
+    else:
+        with pytest.raises(RobotError, match="gripper_controller.*joint: .*must be 'finger_joint'"):
+            load_robot(action_gripper)
 
 
 def test_accepts_other_ways_to_write_the_file(edited_controllers):

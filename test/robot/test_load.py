@@ -48,13 +48,18 @@ def test_pi_mobile_is_the_robot_of_the_design():
 def test_another_robot_is_another_file():
     robot = load_robot("single_arm")
     assert robot.action_names == (*(f"joint{i}" for i in range(1, 7)), "gripper")
-    assert [group.controller.kind for group in robot.groups] == ["position", "gripper_action"]
+    assert [group.controller.kind for group in robot.groups] == ["position", "position"]
     topics = [group.controller.topic for group in robot.groups]
-    assert topics == ["arm_controller/commands", "gripper_controller/gripper_cmd"]
+    assert topics == ["arm_controller/commands", "gripper_controller/commands"]
     assert [camera.transport for camera in robot.cameras] == ["compressed", "raw"]
     assert robot.cameras[0].topic == "front_camera/image_raw/compressed"
     assert robot.group("gripper").gripper.mimic == (("finger_joint_mirror", 0.0, 0.04),)  # from the URDF
     assert robot.base_speed == math.inf
+
+
+def test_a_gripper_behind_an_action(action_gripper):
+    controller = load_robot(action_gripper).group("gripper").controller
+    assert (controller.kind, controller.topic) == ("gripper_action", "gripper_controller/gripper_cmd")
 
 
 @pytest.mark.parametrize("name", ROBOTS)
