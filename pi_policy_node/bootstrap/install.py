@@ -27,7 +27,7 @@ def steps(plan: Plan) -> list[Step]:
     # The virtual environment holds absolute paths, and modules for one version of Python.
     place = digest(plan.venv, plan.version, plan.sourced)
     ros = digest(place, files=(requirements / "ros.txt", requirements / "build.txt"))
-    packages = digest(place, files=(requirements / "base.txt", requirements / "numpy1.txt"))
+    packages = digest(place, files=[requirements / f"{name}.txt" for name in ("base", "numpy1", "test")])
     messages = [path for path in _files(plan.root / "pi_msgs") if path.suffix != ".rst"]
     pi_msgs = digest(ros, *messages, files=messages)
     metadata = [plan.root / name for name in ("package.xml", "setup.py", "setup.cfg")]
@@ -108,6 +108,7 @@ def _torch(plan: Plan, runner: Runner) -> None:
 
 def _packages(plan: Plan, runner: Runner) -> None:
     _pip(plan, runner, "-r", _pins(plan))
+    _pip(plan, runner, "--no-deps", "--require-hashes", "-r", plan.root / "requirements" / "test.txt")
 
 
 def _pins(plan: Plan) -> Path:
