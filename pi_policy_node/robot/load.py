@@ -123,7 +123,7 @@ def _read_safety(section: Section, parts: list[Part]) -> dict:
         "tool_speed": section.number("tool_speed", above=0, high=2, unit="m/s"),
         "base_speed": section.number("base_speed", above=0, high=3, unit="m/s") if has_base else math.inf,
         "max_blind": section.number("max_blind", 0.8, above=0, high=2, unit="s"),
-        "joint_state_timeout": section.number("joint_state_timeout", 0.1, low=0.02, high=0.5, unit="s"),
+        "joint_state_timeout": section.number("joint_state_timeout", 0.2, low=0.02, high=0.5, unit="s"),
         "clock_tolerance": section.number("clock_tolerance", 0.02, low=0.001, high=0.1, unit="s"),
         "heartbeat_timeout": section.number("heartbeat_timeout", None, low=0.02, high=2, unit="s"),
     }

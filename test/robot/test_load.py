@@ -117,7 +117,7 @@ BROKEN = {
     "too large": (
         "safety.joint_state_timeout",
         "must be at most 0.5",
-        ("joint_state_timeout: 0.1", "joint_state_timeout: 5"),
+        ("joint_state_timeout: 0.2", "joint_state_timeout: 5"),
     ),
     "zero speed": ("safety.base_speed", "must be more than 0", ("base_speed: 0.3", "base_speed: 0")),
     "blind beyond the chunk": ("safety.max_blind", "at most 0.4", ("horizon: 50", "horizon: 20")),
