@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
     stages: list[dict[str, float]] = []
     measured = rounds(calls, args.repeat, device, after=lambda: stages.append(dict(engine.timing)))
     if device.type == "cuda":
-        (lane,) = engine._lanes.values()
+        lane = next(reversed(engine._lanes.values()))  # that of the latest request
         by_stage = events(lane, args.repeat or 100)
     else:
         by_stage = {s: 1e3 * statistics.median(t[s] for t in stages) for s in ("vision", "prefill", "denoise")}

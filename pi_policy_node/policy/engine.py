@@ -12,7 +12,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -23,13 +23,15 @@ from pi_policy_node.policy.model import Context, Inputs, Pi, Plan, plan, times
 from pi_policy_node.policy.rtc import Guide, guided_velocity
 
 
+BUCKET = 16  # tokens; on CUDA the prefix is rounded up to a multiple of this, as a graph has one length
+
+
 @dataclass(frozen=True)
 class Key:
     """What must be equal for two requests to share buffers and graphs."""
 
     batch: int
     pictures: int  # in the whole batch, absent cameras left out
-    prompt: int  # columns of the token buffer
     prefix: int  # tokens of the prefix, padding left out, rounded up to a bucket
     full: bool  # no padding is left
     mode: str  # "plain", "given" (clean first rows) or "guided"
@@ -47,7 +49,7 @@ class Engine:
     """Takes a model over (norm weights are folded in place) and answers requests, one at a time, from any thread."""
 
     def __init__(
-        self, model: Pi, *, steps: int = 10, threads: int | None = None, compiled: bool | None = None, lanes: int = 8
+        self, model: Pi, *, steps: int = 10, threads: int | None = None, compiled: bool | None = None, lanes: int = 64
     ) -> None:
         """threads, compiled: None = on the CPU, whatever `warm_up` measures to be fastest; on CUDA, compiled."""
         if steps < 1:
@@ -56,7 +58,7 @@ class Engine:
         self.shape, self.steps = model.shape, steps
         self.device = model.embed.device
         self.threads, self.compiled = threads, compiled
-        self.timing: dict[str, float] = {}  # s, of the latest request
+        self.timing: dict[str, float] = {}  # s, of the latest request; replaced, never changed
         self._lanes: OrderedDict[Key, Lane] = OrderedDict()
         self._most_lanes = lanes
         self._lock = threading.Lock()
@@ -88,6 +90,7 @@ class Engine:
         Waits for its turn no longer than the deadline (s, time.monotonic()).
         """
         check_inputs(inputs, self.shape)
+        inputs = padded(inputs, self.shape.prompt_tokens)
         shape = (len(inputs.tokens), self.shape.horizon, self.shape.action_dim)
         noise = torch.randn(shape) if noise is None else noise
         arrived = time.monotonic()
@@ -95,8 +98,9 @@ class Engine:
             started = time.monotonic()
             lane = self._lane(inputs, "guided" if guide is not None else "plain" if given is None else "given")
             lane.load(inputs, noise, guide, given)
-            actions = lane.run(self._alive, self.timing)
-            self.timing |= {"queue": started - arrived, "total": time.monotonic() - started}
+            timing = {"queue": started - arrived}
+            actions = lane.run(self._alive, timing)
+            self.timing = timing | {"total": time.monotonic() - started}
         return actions
 
     @torch.no_grad()
@@ -125,9 +129,12 @@ class Engine:
             )
 
     def warm_up(self, *, views: int = 3, prompt: int | None = None, batch: int = 1, modes: tuple = ("plain",)) -> None:
-        """Choose how to run here, then allocate, compile and capture for requests of this kind."""
-        prompt = prompt or self.shape.prompt_tokens
-        inputs = blank(self.shape, batch=batch, views=views, prompt=prompt)
+        """Choose how to run here, then allocate, compile and capture for requests of this kind.
+
+        On CUDA for prompts of every length, so that no graph has to be captured in the control loop.
+        """
+        most = self.shape.prompt_tokens
+        prompt = prompt or most
         if self.device.type == "cpu":
             prefix = views * self.shape.vision.tokens + prompt
             self.threads = self.threads or tune.best_threads(self.model, prefix)
@@ -136,23 +143,22 @@ class Engine:
         if not self._lanes and (self.compiled or (self.compiled is None and self.device.type == "cuda")):
             tune.compile_blocks(self.model)
         zeros = torch.zeros(batch, self.shape.horizon, self.shape.action_dim)
-        for mode in modes:
-            self.sample(
-                inputs,
-                noise=zeros,
-                guide=Guide(zeros, zeros) if mode == "guided" else None,
-                given=Given(zeros, zeros[..., 0].bool()) if mode == "given" else None,
-            )
+        for length in sorted({*range(BUCKET, most, BUCKET), most}) if self.device.type == "cuda" else [prompt]:
+            inputs = blank(self.shape, batch=batch, views=views, prompt=length)
+            for mode in modes:
+                guide = Guide(zeros, zeros) if mode == "guided" else None
+                given = Given(zeros, zeros[..., 0].bool()) if mode == "given" else None
+                self.sample(inputs, noise=zeros, guide=guide, given=given)
 
     # ---- inside
 
     def _lane(self, inputs: Inputs, mode: str) -> Lane:
         # Graphs have one shape each, so lengths are rounded up into buckets; elsewhere nothing is padded.
-        bucket = 16 if self.device.type == "cuda" else 1
+        bucket = BUCKET if self.device.type == "cuda" else 1
         where = plan(inputs.image_mask, inputs.token_mask, self.shape.vision.tokens, multiple=bucket)
         full = where.full and bucket == 1
-        key = Key(len(inputs.tokens), len(where.images), inputs.tokens.shape[1], where.index.shape[1], full, mode)
-        lane = self._lanes.pop(key, None) or Lane(self, key, views=inputs.images.shape[1])
+        key = Key(len(inputs.tokens), len(where.images), where.index.shape[1], full, mode)
+        lane = self._lanes.pop(key, None) or Lane(self, key)
         self._lanes[key] = lane  # the newest last
         while len(self._lanes) > self._most_lanes:
             self._lanes.popitem(last=False)
@@ -184,11 +190,11 @@ class Lane:
 
     plan: Plan  # of the request at hand, on the host
 
-    def __init__(self, engine: Engine, key: Key, *, views: int) -> None:
+    def __init__(self, engine: Engine, key: Key) -> None:
         self.engine, self.key, self.model = engine, key, engine.model
         shape, device = engine.shape, engine.device
         self.images = torch.zeros(key.pictures, 3, shape.vision.image, shape.vision.image, device=device)
-        self.tokens = torch.zeros(key.batch, key.prompt, dtype=torch.int64, device=device)
+        self.tokens = torch.zeros(key.batch, shape.prompt_tokens, dtype=torch.int64, device=device)
         self.index = torch.zeros(key.batch, key.prefix, dtype=torch.int64, device=device)
         self.valid = torch.ones(key.batch, key.prefix, dtype=torch.bool, device=device)
         self.state = torch.zeros(key.batch, shape.action_dim, device=device)
@@ -213,7 +219,6 @@ class Lane:
             self.mask.copy_(given.mask)
 
     def run(self, alive: Callable[[], None], timing: dict[str, float]) -> Tensor:
-        timing.clear()
         result = None
         for name in ("vision", "prefill", "denoise"):
             alive()
@@ -221,6 +226,8 @@ class Lane:
             if name not in self.stages:
                 self.stages[name] = Stage(getattr(self, "_" + name), self.engine.device)
             result = self.stages[name]()
+            if self.engine.device.type == "cuda":
+                torch.cuda.synchronize()
             timing[name] = time.perf_counter() - started
         return result.to("cpu", copy=True)
 
@@ -292,6 +299,15 @@ def blank(shape, *, batch: int = 1, views: int = 3, prompt: int | None = None) -
     )
 
 
+def padded(inputs: Inputs, count: int) -> Inputs:
+    """The same with `count` prompt tokens, those behind its own masked: one buffer for prompts of any length."""
+    extra = count - inputs.tokens.shape[1]
+    if extra == 0:
+        return inputs
+    tokens, mask = (torch.nn.functional.pad(x, (0, extra)) for x in (inputs.tokens, inputs.token_mask))
+    return replace(inputs, tokens=tokens, token_mask=mask)
+
+
 def check_inputs(inputs: Inputs, shape) -> None:
     """Refuse what would go through the network unnoticed and come out as motion."""
     size = shape.vision.image
@@ -301,6 +317,8 @@ def check_inputs(inputs: Inputs, shape) -> None:
         raise InputError(f"the state has the shape {tuple(inputs.state.shape)}, not [B, {shape.action_dim}]")
     if not inputs.image_mask.any(1).all():
         raise InputError("a request without any picture: the policy would move blindly")
+    if inputs.tokens.shape[1] > shape.prompt_tokens:
+        raise InputError(f"{inputs.tokens.shape[1]} tokens of a prompt; {shape.name} reads {shape.prompt_tokens} at most")
     if not inputs.token_mask.any(1).all():
         raise InputError("a request without any token of a prompt")
     if not torch.isfinite(inputs.state).all():

@@ -125,6 +125,16 @@ def test_a_compiled_engine_answers_the_same():
     assert torch.allclose(engine.sample(given, noise=noise), right, rtol=0, atol=1e-5)
 
 
+def test_prompts_of_one_bucket_share_a_lane(case):
+    shape, pi, _ = case
+    engine = Engine(model(shape), steps=1, threads=1, compiled=False)
+    for width in (7, 9):
+        given, noise = inputs("share", shape)
+        given.tokens, given.token_mask = given.tokens[:, :width], given.token_mask[:, :width]
+        assert torch.allclose(engine.sample(given, noise=noise), pi.sample(given, noise, steps=1), rtol=0, atol=1e-5)
+    assert len(engine._lanes) == 1  # both have seven valid tokens
+
+
 def test_warming_up_decides_and_allocates(case):
     shape, _, _ = case
     engine = Engine(model(shape), steps=1)
@@ -195,6 +205,7 @@ def test_a_deadline_holds_while_waiting_and_while_working(case):
         (lambda g: g.image_mask.fill_(False), "without any picture"),
         (lambda g: g.token_mask.fill_(False), "without any token"),
         (lambda g: g.tokens.fill_(5000), "token 5000 is outside of the vocabulary"),
+        (lambda g: setattr(g, "tokens", g.tokens.repeat(1, 9)), "432 tokens of a prompt|1800 tokens of a prompt"),
         (lambda g: setattr(g, "images", g.images[..., :100]), "images have the shape"),
         (lambda g: setattr(g, "state", g.state[:, :7]), "the state has the shape"),
     ],
