@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import rclpy
+import rclpy.duration
 from builtin_interfaces.msg import Duration, Time
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
@@ -35,6 +36,7 @@ LATCHED = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability
 
 OK, WARN, ERROR, STALE = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR, DiagnosticStatus.STALE
 
+DELIVERY_LIMIT = 0.5  # s for the last messages of a node that ends to be acknowledged
 EXIT_LIMIT = 4.0  # s; Fast DDS can spin for ever at process exit, so this process ends itself
 
 
@@ -175,8 +177,8 @@ class ManagedNode(LifecycleNode):
     nothing moving; it and `cleanup` are called on Ctrl-C and SIGTERM too, and must bear being called in any state.
     """
 
-    def __init__(self, name: str) -> None:
-        super().__init__(name)
+    def __init__(self, name: str, *, cli_args: list[str] | None = None) -> None:
+        super().__init__(name, cli_args=cli_args)
         self.diagnostics = Diagnostics(self)
         self.active = False
 
@@ -283,6 +285,7 @@ def main(node_class: Callable[[], Node]) -> NoReturn:
         try:
             if isinstance(node, ManagedNode):
                 node.close()
+                _deliver(node)
             if node is not None:
                 node.destroy_node()
             rclpy.try_shutdown()
@@ -308,6 +311,14 @@ def wait_for(condition: Callable[[], bool], limit: float, *, step: float = 0.005
             return False
         time.sleep(step)
     return True
+
+
+def _deliver(node: Node) -> None:
+    # What was said last (a withdrawn lease, an empty chunk) must arrive: a process that is gone sends nothing again.
+    end = time.monotonic() + DELIVERY_LIMIT
+    for publisher in node.publishers:
+        left = max(end - time.monotonic(), 0.001)
+        publisher.wait_for_all_acked(rclpy.duration.Duration(seconds=left))
 
 
 def _on_signals(stop: Callable[[], object]) -> None:

@@ -30,13 +30,13 @@ class Player:
         self.rows: Callable[[np.ndarray], np.ndarray] | None = None  # times [n] -> rows [n, A]
         self.task = ""
 
-    def begin(self) -> None:
-        """A new task, with a lease that is renewed and chunks that serve it."""
+    def begin(self, rows: Callable[[np.ndarray], np.ndarray] | None = None) -> None:
+        """A new task, with a lease that is renewed and chunks that serve it: of `rows`, or of the swing."""
         self.end()
         self.task = uuid.uuid4().hex[:8]
         self.issued = self.rut.now()
         self.start, self.home = self.rut.now(), self.place()
-        self.rows, self.chunking = self.swing, True
+        self.rows, self.chunking = rows or self.swing, True
         self._alive.set()
         self._thread = threading.Thread(target=self._stream, daemon=True)
         self._thread.start()
