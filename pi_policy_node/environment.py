@@ -90,7 +90,8 @@ def _add_prefixes(env: dict[str, str], venv: Path) -> None:
         libraries = [*sorted(_site_packages(venv).glob("ros_*.libs")), venv / "lib", *libraries]
         env["_ROS_WHEELS_BOOTSTRAP_COMPLETE"] = "1"
         env["RMW_IMPLEMENTATION"] = "rmw_fastrtps_cpp"  # the only one among the wheels
-    packages = [install / "lib" / python / "site-packages"]
+    # The second holds the entry points that a package built with --symlink-install is found by, as colcon's setup.sh has it.
+    packages = [install / "lib" / python / "site-packages", venv / "colcon" / "build" / PACKAGE]
     if (checkout() / PACKAGE).is_dir():
         packages.insert(0, checkout())  # an edit in the checkout needs no rebuild
     _prepend(env, "AMENT_PREFIX_PATH", prefixes)
