@@ -20,6 +20,7 @@ from builtin_interfaces.msg import Duration, Time
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
 from rclpy.clock import Clock, ClockType
+from rclpy.exceptions import InvalidHandle
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, TransitionCallbackReturn
 from rclpy.node import Node
@@ -218,6 +219,7 @@ class ManagedNode(LifecycleNode):
         if self.active:
             self.active = False
             self._transition("deactivate", self.deactivate)
+            _deliver(self)
         self._transition("clean up", self.cleanup)
 
     def _transition(self, verb: str, action: Callable[[], None],
@@ -285,7 +287,6 @@ def main(node_class: Callable[[], Node]) -> NoReturn:
         try:
             if isinstance(node, ManagedNode):
                 node.close()
-                _deliver(node)
             if node is not None:
                 node.destroy_node()
             rclpy.try_shutdown()
@@ -318,7 +319,10 @@ def _deliver(node: Node) -> None:
     end = time.monotonic() + DELIVERY_LIMIT
     for publisher in node.publishers:
         left = max(end - time.monotonic(), 0.001)
-        publisher.wait_for_all_acked(rclpy.duration.Duration(seconds=left))
+        try:
+            publisher.wait_for_all_acked(rclpy.duration.Duration(seconds=left))
+        except InvalidHandle:
+            continue  # destroyed already
 
 
 def _on_signals(stop: Callable[[], object]) -> None:

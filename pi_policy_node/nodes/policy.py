@@ -16,7 +16,7 @@ from pi_policy_node.nodes.common import (
 )  # fmt: skip
 from pi_policy_node.policy.base import Observation
 from pi_policy_node.policy.loop import Chunk, Code, PolicyLoop, State, Task
-from pi_policy_node.policy.registry import BACKENDS, make_policy
+from pi_policy_node.policy.registry import BACKENDS, make_policy, options
 from pi_policy_node.robot import RobotError
 
 LEVELS = {State.INACTIVE: STALE, State.IDLE: OK, State.RUNNING: OK, State.BLIND: WARN, State.FAILED: ERROR}
@@ -25,12 +25,13 @@ LEVELS = {State.INACTIVE: STALE, State.IDLE: OK, State.RUNNING: OK, State.BLIND:
 class PolicyNode(ManagedNode):
     """Configure loads and warms up, activate answers, deactivate asks the robot to rest."""
 
-    def __init__(self) -> None:
-        super().__init__("policy")
+    def __init__(self, cli_args: list[str] | None = None) -> None:
+        super().__init__("policy", cli_args=cli_args)
         self.robot = robot_parameter(self)
         self.backend = parameter(self, "policy", "scripted", "which policy thinks", choices=sorted(BACKENDS))
         self.deadline = parameter(self, "deadline_s", 0.5, "an inference that takes longer is given up [s]",
                                   minimum=0.01, maximum=60.0)
+        self.options = self.declare_options()
         self.policy = None
         self.loop: PolicyLoop | None = None
         self.chunks = self.create_publisher(ActionChunk, "action_chunk", RELIABLE1)
@@ -41,14 +42,28 @@ class PolicyNode(ManagedNode):
         steady_timer(self, 0.5, self.publish_status)
         self.publish_status()
 
+    def declare_options(self) -> dict[str, object]:
+        """What the backend is to be told, from parameters called <backend>.<option>; empty ones are left to it."""
+        chosen = {}
+        for name, option in options(self.backend).items():
+            default = option.default if option.default not in (None, option.empty) else ""
+            value = parameter(self, f"{self.backend}.{name}", default, f"option of the policy '{self.backend}'")
+            if value != "":
+                chosen[name] = int(value) if default == "" and str(option.annotation).startswith("int") else value
+        return chosen
+
     # ----------------------------------------------------------------------------------------------------- lifecycle
 
     def configure(self) -> None:
         """Loads and warms up."""
         begin = time.monotonic()
-        self.policy = make_policy(self.backend, self.robot)
-        self.policy.warm_up()
-        self.get_logger().info(f"policy '{self.backend}' is warm ({time.monotonic() - begin:.1f} s)")
+        self.policy = make_policy(self.backend, self.robot, **self.options)
+        try:
+            self.policy.warm_up()
+        except ConnectionError as error:  # the link goes on trying, and until then policy/status says LINK_DOWN
+            self.get_logger().warning(f"policy '{self.backend}' is not there yet: {error}")
+        else:
+            self.get_logger().info(f"policy '{self.backend}' is warm ({time.monotonic() - begin:.1f} s)")
 
     def activate(self) -> None:
         """Starts to answer observations."""
@@ -67,7 +82,8 @@ class PolicyNode(ManagedNode):
 
     def cleanup(self) -> None:
         """Lets go of the policy."""
-        self.policy = None
+        policy, self.policy = self.policy, None
+        getattr(policy, "close", lambda: None)()
 
     # ------------------------------------------------------------------------------------------------------ messages
 

@@ -151,3 +151,30 @@ def test_deactivation_asks_for_rest_and_is_silent_afterwards(bench):
     bench.stream(lambda: bench.chunks[-1].horizon)
     assert bench.chunks[-1].sequence > last  # a restart is not taken for old chunks
 
+
+
+@pytest.mark.parametrize("arguments, words", [
+    ([], "must be told its checkpoint"),
+    (["vla.checkpoint:=/nowhere", "vla.tokenizer:=/none"], "/no"),
+])
+def test_a_checkpoint_that_is_not_there_is_named(ros, arguments, words):
+    node = PolicyNode(given("vla", *arguments))
+    try:
+        with pytest.raises(Exception, match=words):
+            node.configure()
+    finally:
+        node.destroy_node()
+
+
+def test_a_server_that_is_not_there_is_waited_for(ros):
+    node = PolicyNode(given("remote", "remote.url:=ws://127.0.0.1:1", "remote.connect_limit:=0.2"))
+    try:
+        node.configure()
+        assert node.policy.link.status.sentence
+    finally:
+        node.cleanup()
+        node.destroy_node()
+
+
+def given(backend, *parameters):
+    return ["--ros-args", *(word for entry in (f"policy:={backend}", *parameters) for word in ("-p", entry))]
