@@ -41,7 +41,7 @@ def test_the_end_of_a_node_ends_motion_and_nothing_is_replayed(robot, name, how)
     if name == "camera_ingest":
         robot.wait(lambda: robot.policy.state == PolicyStatus.BLIND, 2, "the policy to be blind")
     if how != "KILL":
-        assert robot.processes[name].returncode == 0
+        assert robot.processes[name].returncode == 0, "".join(robot.logs[name][-6:])
     task = robot.task.id
     robot.restart(name)
     if name == "commander":
