@@ -66,7 +66,8 @@ def test_the_end_of_bringup_ends_nothing(robot, how):
 def test_without_a_robot_nothing_is_commanded_and_nobody_dies(robot, how):
     robot.run()
     robot.kill("sim", END[how])
-    robot.wait(lambda: robot.bridge.code in (BridgeStatus.JOINTS_STALE, BridgeStatus.CLOCK), 3, "the bridge to say why")
+    causes = (BridgeStatus.JOINTS_STALE, BridgeStatus.CLOCK, BridgeStatus.HEARTBEAT_SILENT)
+    robot.wait(lambda: robot.bridge.code in causes, 3, "the bridge to say why")
     assert robot.bridge.latched
     robot.wait(lambda: robot.task.state == TaskStatus.FAILED, 3, "the task to fail")
     for name in ("camera_ingest", "hardware_bridge", "policy", "commander", "bringup"):
