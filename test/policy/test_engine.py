@@ -11,7 +11,7 @@ import torch
 
 from pi_policy_node.bench import eager
 from pi_policy_node.bench.seeded import array, inputs, model
-from pi_policy_node.policy import tune
+from pi_policy_node.policy import text, tune
 from pi_policy_node.policy.base import Cancelled, DeadlineExceeded, InputError
 from pi_policy_node.policy.engine import Engine, Given
 from pi_policy_node.policy.rtc import Guide
@@ -218,9 +218,11 @@ def test_bad_inputs_are_refused(case, spoil, message):
         engine.sample(given, noise=noise)
 
 
-def test_saying_greedily_with_the_cache_equals_reading_everything_again(case):
+def test_saying_greedily_with_the_cache_equals_reading_everything_again(case, monkeypatch):
     shape, pi, engine = case
     given, _ = inputs("say", shape, batch=2)
+    seen: list[torch.Tensor] = []
+    monkeypatch.setattr(text, "choose", lambda logits, *rest: (seen.append(logits), choose(logits, *rest))[1])
     said = engine.say(given, limit=5, stop=-1)
     for row in range(2):
         one = given.__class__(*(getattr(given, f)[row : row + 1] for f in given.__dataclass_fields__))
@@ -229,6 +231,7 @@ def test_saying_greedily_with_the_cache_equals_reading_everything_again(case):
             logits = pi.logits(hidden[:, -1:])
             if count:
                 logits, _ = pi.read(context, torch.tensor([said[row][:count]]))
+            assert torch.allclose(logits[0, -1], seen[count][row], atol=1e-4)
             assert int(logits[0, -1].argmax()) == said[row][count]
 
 
