@@ -171,7 +171,12 @@ def perform(args: argparse.Namespace, launch: Launch) -> tuple[bool, list, str]:
         good = True
         for step in steps:
             try:
-                good &= carry_out(witness, step)
+                done = carry_out(witness, step)
+                if not done and witness.bridge.latched:
+                    print(f"  resumed after: {witness.bridge.cause}; once more", flush=True)
+                    witness.resume()
+                    done = carry_out(witness, step)
+                good &= done
             except NoRobot as error:
                 launch.check()
                 print(f"  {error}", file=sys.stderr)
