@@ -174,7 +174,7 @@ def perform(args: argparse.Namespace, launch: Launch) -> tuple[bool, list, str]:
                 done = carry_out(witness, step)
                 if not done and witness.bridge.latched:
                     print(f"  resumed after: {witness.bridge.cause}; once more", flush=True)
-                    witness.resume()
+                    resume(witness)
                     done = carry_out(witness, step)
                 good &= done
             except NoRobot as error:
@@ -217,6 +217,21 @@ def carry_out(witness, step: Step) -> bool:
     return True
 
 
+def resume(witness) -> None:
+    """Ends a latched hold, as soon as its cause is gone; NoRobot where it stays for 5 s."""
+    from pi_policy_node.nodes.client import NoRobot
+
+    for trial in range(10):
+        try:
+            witness.resume()
+            break
+        except NoRobot:
+            if trial == 9:
+                raise
+            witness.wait_until(lambda: False, 0.5)
+    witness.wait_until(lambda: not witness.bridge.latched, 2.0)
+
+
 def stop_and_resume(witness) -> bool:
     """Says stop in full motion, measures the way to rest, and resumes: nothing may move by itself."""
     from pi_msgs.msg import BridgeStatus
@@ -233,7 +248,7 @@ def stop_and_resume(witness) -> bool:
     took = time.monotonic() - said
     print(f"  at rest {1e3 * took:.0f} ms after the word" if stopped else "  it did not stop", flush=True)
     witness.wait_until(lambda: False, 0.5)
-    witness.resume()
+    resume(witness)
     since = len(witness.moments)
     witness.wait_until(lambda: False, 1.0)
     still = max(witness.travel(since).values()) < MOVED
