@@ -66,7 +66,8 @@ def compare(family: str, golden, args: argparse.Namespace, limit: float):
         model = seeded.model(shape)
         with torch.no_grad():
             context = model.context(given)
-            yield near("velocity", model.velocity(context, noise, model.condition(torch.ones(1))), golden["a/velocity_at_1"])
+            velocity = model.velocity(context, noise, model.condition(torch.ones(1)))
+            yield near("velocity", velocity, golden["a/velocity_at_1"])
             actions = torch.from_numpy(seeded.array("a/actions", tuple(noise.shape)))
             loss, right = model.loss(given, actions, noise, torch.full((1,), 0.3)).numpy(), golden["a/loss"]
             apart = (np.abs(loss - right) / np.maximum(np.abs(right), 1)).max()

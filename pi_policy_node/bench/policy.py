@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--dtype", choices=DTYPES, help="default: bf16 on CUDA, on the CPU the faster one")
     parser.add_argument("--threads", type=int, help="default: measured (CPU)")
-    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, help="default: measured on the CPU, on for CUDA")
+    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, help="default: measured (CPU), on (CUDA)")
     parser.add_argument("--repeat", type=int, help="default: 100 on CUDA, 10 on the CPU, fewer where one takes seconds")
     parser.add_argument("--against", choices=("eager",), help="openpi-style eager sampling of the same weights")
     parser.add_argument("--eager-dtype", choices=DTYPES, help="default: the engine's; openpi's own is bf16")
@@ -174,10 +174,10 @@ def peak(device: torch.device) -> float:
 
 def text(r: dict) -> str:
     ms, floor_ms = r["ms"], r["floor"]
-    how = f"{r['threads']} threads, {'compiled' if r['compiled'] else 'eager kernels'}" if r["device"] == "cpu" else "graph"
+    how = f"{r['threads']} threads{', compiled' * bool(r['compiled'])}" if r["device"] == "cpu" else "graphs"
     lines = [
-        f"{r['preset']}, {r['views']} views, {r['prompt_tokens']} prompt tokens, {r['steps']} steps of {r['horizon']} rows; "
-        f"{r['device']}, {r['dtype']}, {how}",
+        f"{r['preset']}, {r['views']} views, {r['prompt_tokens']} prompt tokens, {r['steps']} steps of {r['horizon']} rows"
+        f"; {r['device']}, {r['dtype']}, {how}",
         f"  vision   {ms['vision']:10.2f} ms    floor {floor_ms['vision_ms']:10.2f}",
         f"  prefill  {ms['prefill']:10.2f} ms    floor {floor_ms['prefill_ms']:10.2f}",
         f"  denoise  {ms['denoise']:10.2f} ms    floor {floor_ms['denoise_ms']:10.2f}    ({ms['step']:.2f} a step)",

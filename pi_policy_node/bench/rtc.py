@@ -12,7 +12,6 @@ import math
 import statistics
 import time
 
-import numpy as np
 import torch
 
 from pi_policy_node.bench.policy import DTYPES, random, request
@@ -55,10 +54,10 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps({"preset": args.preset, "device": args.device, "ms": ms, "joint_error": errors}, indent=1))
         return 0 if good else 1
     plain = ms["plain"]
-    print(f"{args.preset}, {args.views} views, {args.device}, {args.dtype}: ms of an inference, {args.repeat} runs in turn")
+    print(f"{args.preset}, {args.views} views, {args.device}, {args.dtype}: median ms of {args.repeat} runs in turn")
     for mode, value in ms.items():
         print(f"  {mode:8} {value:9.2f}   {value / plain:.2f} x")
-    print("jump from the last row of the old chunk to the first of the new, mean over 64 joints of a trained tiny model")
+    print("jump from the last row of the old chunk to the first of the new, mean of 64, by a trained tiny model")
     print("  delay      none   guided  trained")
     for delay, e in errors.items():
         print(f"  {delay:5}  {e['none']:8.3f} {e['guided']:8.3f} {e['trained']:8.3f}")
@@ -134,4 +133,4 @@ def joints(model: Pi, delay: int, count: int = 64) -> dict[str, float]:
         "guided": engine.sample(given, noise=noise, guide=Guide(rows, mask[:, None].expand_as(rows))),
         "trained": engine.sample(given, noise=noise, given=Given(rows, first)),
     }
-    return {form: float(np.mean((new[:, delay] - rows[:, delay]).norm(dim=-1).numpy())) for form, new in answers.items()}
+    return {form: float((new[:, delay] - rows[:, delay]).norm(dim=-1).mean()) for form, new in answers.items()}

@@ -88,7 +88,8 @@ def inputs(tag: str, shape: Shape, batch: int = 1, absent: tuple[str, ...] = ())
     tokens = np.zeros((batch, count), np.int64)
     for b in range(batch):
         valid = 7 + 5 * b
-        tokens[b, :valid] = (np.abs(array(f"{tag}/tokens/{b}", (count,)))[:valid] * 1000).astype(np.int64) % shape.vocabulary
+        drawn = (np.abs(array(f"{tag}/tokens/{b}", (count,))) * 1000).astype(np.int64)
+        tokens[b, :valid] = drawn[:valid] % shape.vocabulary
     lengths = 7 + 5 * np.arange(batch)
     size = (batch, 3, shape.vision.image, shape.vision.image)
     images = np.stack([np.clip(array(f"{tag}/image/{c}", size, 0.5), -1, 1) for c in CAMERAS], 1)

@@ -157,7 +157,7 @@ def _files(path: Path) -> list[Path]:
     if (path / "model.safetensors").is_file():
         return [path / "model.safetensors"]
     if (path / "params").is_dir():
-        raise CheckpointError(f"{path}: a JAX checkpoint; convert it with openpi's convert_jax_model_to_pytorch.py first")
+        raise CheckpointError(f"{path}: a JAX checkpoint; convert it with openpi's convert_jax_model_to_pytorch.py")
     raise CheckpointError(f"{path}: no model.safetensors in it")
 
 

@@ -100,7 +100,7 @@ def load_embodiment(name_or_path: str | Path) -> Embodiment:
 
 
 def from_robot(robot: Robot) -> Embodiment:
-    """The embodiment that a robot's own file implies: its columns in its order, joints and lifts relative to the state."""
+    """What a robot's own file implies: its columns in its order, joints and lifts relative to the state."""
     count = len(robot.action_names)
     vector = Vector(robot.action_names, np.ones(count), np.zeros(count))
     return Embodiment(

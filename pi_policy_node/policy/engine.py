@@ -318,7 +318,8 @@ def check_inputs(inputs: Inputs, shape) -> None:
     if not inputs.image_mask.any(1).all():
         raise InputError("a request without any picture: the policy would move blindly")
     if inputs.tokens.shape[1] > shape.prompt_tokens:
-        raise InputError(f"{inputs.tokens.shape[1]} tokens of a prompt; {shape.name} reads {shape.prompt_tokens} at most")
+        count = inputs.tokens.shape[1]
+        raise InputError(f"{count} tokens of a prompt; {shape.name} reads {shape.prompt_tokens} at most")
     if not inputs.token_mask.any(1).all():
         raise InputError("a request without any token of a prompt")
     if not torch.isfinite(inputs.state).all():

@@ -50,7 +50,9 @@ class Plan:
         return Plan(self.images.to(device), self.index.to(device), self.valid.to(device), self.full)
 
 
-def plan(image_mask: Tensor, token_mask: Tensor, tokens_per_image: int, *, drop: bool = True, multiple: int = 1) -> Plan:
+def plan(
+    image_mask: Tensor, token_mask: Tensor, tokens_per_image: int, *, drop: bool = True, multiple: int = 1
+) -> Plan:
     """Drop absent cameras and padding (or keep all of it in place), then pad to a multiple of so many tokens."""
     batch, views = image_mask.shape
     valid = torch.cat((image_mask.repeat_interleave(tokens_per_image, 1), token_mask), 1)  # [B, V·T + N]
@@ -129,7 +131,7 @@ class Pi(nn.Module):
     # ---- the prefix: pictures and words, once per observation
 
     def pool(self, pictures: Tensor, tokens: Tensor, plan: Plan) -> Tensor:
-        """Pictures [M, T, W] and tokens [B, N] -> the prefix [B, P, W]; the prompt is scaled by √W, pictures are not."""
+        """Pictures [M, T, W] and tokens [B, N] -> the prefix [B, P, W]; the prompt is scaled by √W, pictures not."""
         return torch.cat((pictures.flatten(0, 1), self.embed_tokens(tokens).flatten(0, 1)))[plan.index]
 
     def embed_tokens(self, tokens: Tensor) -> Tensor:

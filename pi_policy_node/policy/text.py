@@ -26,7 +26,8 @@ def generate(
     temperature 0: the likeliest token each time. `alive` may raise between two tokens.
     """
     context, hidden = model.look(inputs, drop=True, hidden=True)
-    last = hidden[torch.arange(len(hidden), device=hidden.device), context.position - 1]  # where the valid tokens of each row end
+    rows = torch.arange(len(hidden), device=hidden.device)
+    last = hidden[rows, context.position - 1]  # where the valid tokens of each row end
     logits = model.logits(last)
     said: list[list[int]] = [[] for _ in hidden]
     done = torch.zeros(len(hidden), dtype=torch.bool)

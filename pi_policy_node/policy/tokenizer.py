@@ -18,7 +18,7 @@ class Tokenizer:
     def __init__(self, file: Path | str) -> None:
         file = Path(file)
         if not file.is_file():
-            raise PolicyError(f"{file}: no such tokenizer file; pi0 and pi05 need PaliGemma's paligemma_tokenizer.model")
+            raise PolicyError(f"{file}: no such tokenizer file; pi0 and pi05 need PaliGemma's sentencepiece file")
         try:
             self._pieces = sentencepiece.SentencePieceProcessor(model_file=str(file))
         except (RuntimeError, OSError) as error:

@@ -86,7 +86,8 @@ class Transforms:
         if state.shape != (len(names),):
             raise InputError(f"the state has the shape {state.shape}; {self.embodiment.name} has {len(names)} numbers")
         if not np.isfinite(state).all():
-            raise InputError(f"the state is not finite: {', '.join(n for n, x in zip(names, state) if not np.isfinite(x))}")
+            bad = ", ".join(n for n, x in zip(names, state) if not np.isfinite(x))
+            raise InputError(f"the state is not finite: {bad}")
         return state
 
     def _picture(self, camera: str, image: np.ndarray) -> np.ndarray:
@@ -100,4 +101,4 @@ class Transforms:
             name = self.embodiment.state.names[i]
             if name not in self._warned:  # once each: this runs several times a second
                 self._warned.add(name)
-                _log.warning("%s lies far outside of what the policy was trained on (%.1f in its units)", name, normal[i])
+                _log.warning("%s lies far outside of what the policy was trained on (normalised %.1f)", name, normal[i])

@@ -137,7 +137,7 @@ class VlaPolicy:
         return {"guide": Guide(rows, weight)}
 
     def _absolute(self, actions: np.ndarray, state: np.ndarray) -> np.ndarray:
-        """The network's actions -> rows [H, A]. What the checkpoint does not command stays where it is, a base stands."""
+        """The network's actions -> rows [H, A]. What the checkpoint does not command stays; a base stands."""
         rows = self.transforms.rows_out(actions, state[self._columns["actions"]])
         rows = _resample(rows, self.transforms.embodiment.dt, self.dt)
         out = np.where(self.robot.is_base, 0.0, state)[None].repeat(len(rows), 0)
