@@ -1,0 +1,55 @@
+"""Motion that is decided anew at every row: towards a goal that may move, within the robot's limits."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How a follower may move, and how it comes to its goal."""
+
+    speed: float  # per s
+    acceleration: float
+    jerk: float
+    approach: float  # 1/s: the speed wanted per distance left
+    grip: float  # 1/s: how quickly the speed becomes what is wanted
+
+
+TOOL = Pace(0.215, 1.1, 22.0, 4.0, 12.0)  # of m; robot.tool_speed is 0.25
+YAW = Pace(1.4, 6.0, 90.0, 4.0, 14.0)
+HAND = Pace(2.1, 14.0, 260.0, 6.0, 25.0)  # of strokes
+LIFT = Pace(0.1, 0.6, 8.0, 3.0, 10.0)
+GROUND = Pace(0.26, 0.9, 10.0, 1.6, 8.0)
+SPIN = Pace(0.6, 2.0, 25.0, 2.0, 9.0)
+
+
+class Follower:
+    """A point of any dimension with a speed of its own, at rest at first."""
+
+    def __init__(self, position, pace: Pace, dt: float):
+        self.position = np.atleast_1d(np.asarray(position, float)).copy()
+        self.velocity = np.zeros_like(self.position)
+        self.acceleration = np.zeros_like(self.position)
+        self.pace, self._dt = pace, dt
+
+    def step(self, goal, *, speed: float = math.inf, push: np.ndarray | None = None) -> np.ndarray:
+        """One row further towards `goal`. push: a velocity that somebody forces upon it."""
+        pace, dt = self.pace, self._dt
+        off = np.atleast_1d(np.asarray(goal, float)) - self.position
+        wanted = shorten(pace.approach * off, min(speed, pace.speed))
+        if push is not None:
+            wanted = shorten(wanted + push, pace.speed)
+        change = shorten(pace.grip * (wanted - self.velocity), pace.acceleration) - self.acceleration
+        self.acceleration = self.acceleration + shorten(change, pace.jerk * dt)
+        self.velocity = shorten(self.velocity + self.acceleration * dt, pace.speed)
+        self.position = self.position + self.velocity * dt
+        return self.position
+
+
+def shorten(vector: np.ndarray, longest: float) -> np.ndarray:
+    length = math.sqrt(float(vector @ vector))
+    return vector if length <= longest else vector * (longest / length)

@@ -1,0 +1,263 @@
+"""What the expert can do. A skill looks at the world at every row and says where hands and base should go now.
+
+None of them plays a plan: a block that was nudged is followed, one that slipped is picked up again.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from pi_policy_node.sim.expert.arms import Arm
+from pi_policy_node.sim.expert.spots import spot
+from pi_policy_node.sim.tasks.goals import Subtask
+from pi_policy_node.sim.tasks.view import HALF_WIDTH, STROKE, TOP, View, half_height, turn, wrap
+from pi_policy_node.sim.world import DRAWER, DRAWER_TRAVEL, HANDLE, KINDS, PLACES
+
+HOVER = 0.10  # m above its goal at which a hand travels
+FUNNEL = 3.0  # m higher per m beside the goal: how a hand comes down
+RUNNING, DONE, FAILED = "running", "done", "failed"
+OPEN, SHUT = 0.97, 0.03  # fingers; not their ends, where the bridge would round off the last bit
+LONG = 60  # rows after which a hand that cannot rise further has risen enough
+
+
+@dataclass
+class Wish:
+    """Where things should go from here. Hands: arm -> (point [3] in the base's frame, yaw, opening, speed)."""
+
+    hands: dict[str, tuple[np.ndarray, float, float, float]] = field(default_factory=dict)
+    base: tuple[np.ndarray, float] | None = None  # x, y and yaw in the world's frame; None: stand
+    status: str = RUNNING
+
+
+class Pick:
+    """Comes down over a thing wherever it is, closes, lifts."""
+
+    LIFTED = 0.085  # m
+
+    def __init__(self, thing: str, arm: Arm):
+        self.thing, self.arm = thing, arm
+        self._closing = 0  # rows since the fingers began to close
+        self._yaw: float | None = None
+        self._floor = TOP
+        self._tries = 0
+
+    def act(self, view: View, hand) -> Wish:
+        thing = view.things[self.thing]
+        at = view.to_base(thing.position)
+        tool = hand.tool.position
+        beside = math.hypot(*(at - tool)[:2])
+        if self._closing:
+            return self._close_and_lift(view, hand, tool)
+        opening = self._choose(view, at, hand)
+        below = at[2] + HOVER
+        if beside > 0.03 and tool[2] < below - 0.03:  # out first, then over
+            way = np.r_[tool[:2], below + 0.01]
+        else:
+            way = np.r_[at[:2], at[2] + min(HOVER, FUNNEL * max(0.0, beside - 0.006))]
+        waits = view.openings[self.arm.name] < opening - 0.12  # fingers first
+        if waits:
+            way[2] = max(way[2], min(tool[2], at[2] + 0.06))
+        aligned = abs(hand.yaw.position[0] - self._yaw) < 0.06
+        if not aligned:
+            way[2] = max(way[2], at[2] + 0.05)
+        there = beside < 0.006 and tool[2] - at[2] < 0.004
+        if there and aligned and not waits and np.linalg.norm(thing.velocity) < 0.05:
+            self._closing, self._floor = 1, thing.position[2]
+        speed = 0.12 if beside < 0.02 and tool[2] < at[2] + 0.05 else math.inf
+        return Wish({self.arm.name: (way, self._yaw, opening, speed)})
+
+    def _close_and_lift(self, view: View, hand, tool) -> Wish:
+        self._closing += 1
+        thing = view.things[self.thing]
+        if self._closing == 2:
+            self._grasp = tool.copy()
+        up = self._grasp + [0, 0, HOVER]
+        if self._closing < 24:
+            goal = self._grasp
+        else:
+            goal = up
+            if not view.gripped(self.arm.name, self.thing) or tool[2] - view.to_base(thing.position)[2] > 0.03:
+                self._closing, self._tries, self._yaw = 0, self._tries + 1, None
+                return Wish({self.arm.name: (tool, hand.yaw.position[0], OPEN, 0.1)},
+                            status=FAILED if self._tries > 4 else RUNNING)
+        lifted = thing.position[2] - self._floor > self.LIFTED
+        return Wish({self.arm.name: (goal, self._yaw, SHUT, math.inf)}, status=DONE if lifted else RUNNING)
+
+    def _choose(self, view: View, at: np.ndarray, hand) -> float:
+        """Sets the yaw of the grasp with the most room for the fingers; returns how far they should open."""
+        thing, base_yaw = view.things[self.thing], view.base[2]
+        natural = self.arm.natural_yaw(at)
+        others = []  # (place, radius) of what the fingers could touch; not of a container that it lies in
+        for name, t in view.things.items():
+            off, radius = t.position - thing.position, KINDS[t.kind].radius
+            around = KINDS[t.kind].container and math.hypot(off[0], off[1]) < radius
+            if name != self.thing and abs(off[2]) < 0.06 and not around:
+                others.append((view.to_base(t.position)[:2], radius))
+        half = HALF_WIDTH[thing.kind] / STROKE
+        candidates = []
+        for yaw in grip_yaws(thing):
+            yaw = natural + wrap(2 * (yaw - base_yaw - natural)) / 2  # fingers are alike: turned by at most a quarter
+            across = np.array([math.cos(yaw), math.sin(yaw)])
+            room = min((float(np.linalg.norm(at[:2] + s * 0.05 * across - o)) - r - 0.014
+                        for o, r in others for s in (-1, 1)), default=1.0)
+            kept = 0.02 if self._yaw is not None and abs(yaw - self._yaw) < 0.2 else 0.0
+            candidates.append((min(room, 0.015) + kept - 0.004 * abs(yaw - natural), room, yaw))
+        _, room, self._yaw = max(candidates)
+        return float(np.clip(OPEN + (room - 0.004) / STROKE, half + 0.2, OPEN))
+
+
+class Place:
+    """Carries what is held to a spot, lowers it, lets go, rises."""
+
+    def __init__(self, subtask: Subtask, arm: Arm):
+
+        self.thing, self.arm, self.goal = subtask.thing, arm, subtask.goal
+        self._target: np.ndarray | None = None
+        self._opened = 0
+        self._release: np.ndarray | None = None
+        self._lost = self._stuck = 0
+
+    def act(self, view: View, hand) -> Wish:
+        tool, name = hand.tool.position, self.arm.name
+        if self._opened:
+            self._opened += 1
+            up = self._release + [0, 0, HOVER]
+            if self._opened < 12:
+                return Wish({name: (self._release, hand.yaw.position[0], OPEN, math.inf)})
+            risen = tool[2] > up[2] - 0.02 or self._opened > LONG
+            return Wish({name: (up, hand.yaw.position[0], OPEN, math.inf)}, status=DONE if risen else RUNNING)
+        if not view.gripped(name, self.thing):
+            self._lost += 1
+            if self._lost > 5:
+                return Wish({name: (np.r_[tool[:2], max(tool[2], TOP + HOVER)], hand.yaw.position[0], OPEN, math.inf)},
+                            status=FAILED)
+        else:
+            self._lost = 0
+        thing = view.things[self.thing]
+        self._target = spot(view, self.goal, self.arm, self._target)  # [3] what its underside should come to
+        goal = view.to_base(self._target + [0, 0, half_height(thing)])
+        offset = tool - view.to_base(thing.position)
+        goal = goal + np.where(np.abs(offset) < 0.035, offset, 0.0)
+        beside = math.hypot(*(goal - tool)[:2])
+        lane = max(goal[2], TOP + 0.105 + 0.02 + half_height(thing))  # above all that stands about
+        if beside > 0.05 and tool[2] < lane - 0.025:
+            way = np.r_[tool[:2], lane]
+        else:
+            way = np.r_[goal[:2], min(lane, goal[2] + FUNNEL * max(0.0, beside - 0.008))]
+        yaw = self.arm.natural_yaw(goal)
+        speed = 0.10 if beside < 0.02 and tool[2] < goal[2] + 0.04 else math.inf
+        stands = float(np.linalg.norm(hand.tool.velocity)) < 0.003 and beside < 0.025
+        self._stuck = self._stuck + 1 if stands else 0
+        there = beside < 0.006 and abs(tool[2] - goal[2]) < 0.005 and abs(yaw - hand.yaw.position[0]) < 0.1
+        if there or self._stuck > LONG:
+            self._opened, self._release = 1, tool.copy()
+        return Wish({name: (way, yaw, SHUT, speed)})
+
+
+
+class Drawer:
+    """Grips the handle and moves it to where the drawer is as open as wanted."""
+
+    SPEED = 0.11  # m/s
+
+    def __init__(self, opening: float, arm: Arm):
+        self.opening, self.arm = opening, arm
+        self._closing = self._opened = 0
+        self._out: np.ndarray | None = None
+
+    def act(self, view: View, hand) -> Wish:
+        tool, name = hand.tool.position, self.arm.name
+        out = HANDLE[0] - view.drawer * DRAWER_TRAVEL
+        handle = view.to_base([DRAWER[0] + out, DRAWER[1] + HANDLE[1], TOP + HANDLE[2]])
+        natural = self.arm.natural_yaw(handle)
+        yaw = natural + wrap(2 * (-view.base[2] - natural)) / 2  # across the bar
+        if self._opened:
+            self._opened += 1
+            up = self._out + [0, 0, HOVER]
+            goal = self._out if self._opened < 14 else up
+            risen = tool[2] > up[2] - 0.02 or self._opened > LONG
+            return Wish({name: (goal, yaw, 0.75, math.inf)}, status=DONE if risen else RUNNING)
+        beside = math.hypot(*(handle - tool)[:2])
+        if self._closing:
+            self._closing += 1
+            if beside > 0.03:  # lost it
+                self._closing = 0
+                return Wish({name: (tool + [0, 0, 0.05], yaw, 0.75, math.inf)})
+            if self._closing < 24:
+                return Wish({name: (self._grasp, yaw, SHUT, math.inf)})
+            left = self.opening - view.drawer
+            if abs(left) < 0.03:
+                self._opened, self._out = 1, tool.copy()
+            ahead = np.clip(-left * DRAWER_TRAVEL, -0.05, 0.05) - np.sign(left) * 0.006
+            goal = np.array([handle[0], handle[1], self._grasp[2]]) + np.array(
+                [math.cos(view.base[2]) * ahead, -math.sin(view.base[2]) * ahead, 0.0])
+            return Wish({name: (goal, yaw, SHUT, self.SPEED)})
+        if beside > 0.03 and tool[2] < handle[2] + HOVER - 0.03:
+            way = np.r_[tool[:2], handle[2] + HOVER + 0.01]
+        else:
+            way = np.r_[handle[:2], handle[2] + min(HOVER, FUNNEL * max(0.0, beside - 0.005))]
+        ready = abs(hand.yaw.position[0] - yaw) < 0.06 and abs(view.openings[name] - 0.75) < 0.1
+        if not ready:
+            way[2] = max(way[2], handle[2] + 0.07)
+        if ready and beside < 0.005 and tool[2] - handle[2] < 0.004:
+            self._closing, self._grasp = 1, tool.copy()
+        return Wish({name: (way, yaw, 0.75, 0.12 if beside < 0.02 else math.inf)})
+
+
+class Drive:
+    """Backs off from where it stands, comes to a point before the place facing it, and goes in."""
+
+    BACK = 0.45  # m
+
+    def __init__(self, place: str, view: View):
+        self.place = place
+        self._left = not any(self._docked(view, p) for p in PLACES if p != place and p != "dock")
+        self._from = view.base
+        self._in = False
+        self._still = 0
+
+    def act(self, view: View, hands) -> Wish:
+        x, y, yaw = PLACES[self.place]
+        ahead, across, turned = self._seen_from(view, PLACES[self.place])
+        if not self._left:
+            fx, fy, fyaw = self._from
+            back = np.array([fx - self.BACK * math.cos(fyaw), fy - self.BACK * math.sin(fyaw)])
+            self._left = math.hypot(view.base[0] - back[0], view.base[1] - back[1]) < 0.05
+            return Wish(base=(back, fyaw))
+        if not self._in:
+            near = math.hypot(ahead, across) < 0.15 and abs(turned) < 0.3
+            before = abs(across) < 0.04 and abs(turned) < 0.08 and -self.BACK - 0.1 < ahead < 0.1
+            self._in = near or before
+            if not self._in:
+                return Wish(base=(np.array([x - self.BACK * math.cos(yaw), y - self.BACK * math.sin(yaw)]), yaw))
+        arrived = math.hypot(ahead, across) < 0.012 and abs(turned) < 0.015
+        self._still = self._still + 1 if arrived else 0
+        return Wish(base=(np.array([x, y]), yaw), status=DONE if self._still > 10 else RUNNING)
+
+    def _docked(self, view: View, place: str) -> bool:
+        ahead, across, turned = self._seen_from(view, PLACES[place])
+        return abs(across) < 0.6 and -self.BACK + 0.05 < ahead < 0.2 and abs(turned) < 0.35
+
+    @staticmethod
+    def _seen_from(view: View, pose) -> tuple[float, float, float]:
+        dx, dy = view.base[0] - pose[0], view.base[1] - pose[1]
+        c, s = math.cos(pose[2]), math.sin(pose[2])
+        return c * dx + s * dy, c * dy - s * dx, wrap(view.base[2] - pose[2])
+
+
+def grip_yaws(thing) -> list[float]:
+    """Directions in the world along which fingers can close on a thing as it lies."""
+    rotation = turn(thing.quaternion)
+    upright = abs(rotation[2, 2]) > 0.7
+    if thing.kind == "ball" or thing.kind == "cylinder" and upright:
+        return [k * math.pi / 8 for k in range(8)]
+    if thing.kind in ("cylinder", "prism") and not upright:  # across the axis it lies along
+        return [math.atan2(rotation[1, 2], rotation[0, 2]) + math.pi / 2]
+    if thing.kind == "prism":
+        first = math.atan2(rotation[1, 0], rotation[0, 0]) + math.pi / 6
+        return [first + k * math.pi / 3 for k in range(3)]
+    flat = [i for i in range(3) if abs(rotation[2, i]) < 0.7 and not (thing.kind == "brick" and i == 1)]
+    return [math.atan2(rotation[1, i], rotation[0, i]) for i in flat]
