@@ -43,7 +43,7 @@ class Arm:
             raise RobotError(robot.urdf_file, name, "is no arm that the expert knows: at home its hand must point down")
 
     def joints(self, point, yaw: float, lift: float) -> np.ndarray:
-            raise RobotError(robot.urdf_file, name, "is no arm for the expert: its hand must point down at home")
+        """[6] for the tool at `point` in the base's frame, its fingers opening along `yaw`, which moves joint6 alone."""
         dx, dy, _ = point - self.shoulder
         r, h = math.hypot(dx, dy), point[2] + self.tip - self.shoulder[2] - lift
         far = math.hypot(r, h)
