@@ -1,4 +1,4 @@
-"""`./pi sim`: how fast the simulated robot is on this machine, and pictures of its world."""
+"""`./pi sim`: how fast the simulated robot is on this machine, pictures of its world, and demonstrations in it."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from pathlib import Path
 from pi_policy_node.cli import CommandError
 from pi_policy_node.environment import claim_domain, ros_environment
 
-HELP = "the simulated robot: `bench` its speed, `render` pictures of its world"
+HELP = "the simulated robot: `bench` its speed, `render` pictures of its world, `record` demonstrations"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    verbs = parser.add_subparsers(dest="what", required=True, metavar="bench|render")
+    verbs = parser.add_subparsers(dest="what", required=True, metavar="bench|render|record")
     bench = verbs.add_parser("bench", help="times faster than real time, in lockstep and as a ROS node")
     bench.add_argument("--seconds", type=float, default=5.0, help="how long each row is measured (default 5)")
     bench.add_argument("--json", type=Path, metavar="FILE", help="also write the table there")
@@ -30,6 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     render.add_argument("--azimuth", type=float, default=150.0, help="degrees, of the free camera")
     render.add_argument("--elevation", type=float, default=-22.0, help="degrees, of the free camera")
     render.add_argument("--distance", type=float, default=2.6, help="m, of the free camera")
+    _record_arguments(verbs.add_parser("record", help="make demonstrations of tasks with the scripted expert"))
     for verb in (bench, render):
         verb.add_argument("--robot", default="pi_mobile", help="a name under config/robots, or a file")
         verb.add_argument("--scene", default="", help="a scene's name; a wrong one lists them")
@@ -40,6 +41,8 @@ def run(args: argparse.Namespace) -> int:
     from pi_policy_node.robot import RobotError, load_robot
     from pi_policy_node.sim import SceneError
 
+    if args.what == "record":
+        return _record(args)
     try:
         robot = load_robot(args.robot)
         return (_bench if args.what == "bench" else _render)(robot, args)
@@ -150,6 +153,81 @@ def _render(robot, args: argparse.Namespace) -> int:
     print(f"{args.file}: {image.shape[1]}x{image.shape[0]}, scene '{simulator.scene.name}', seed {args.seed}, with "
           f"{', '.join(item.words for item in simulator.scene.items) or 'nothing in it'}")
     return 0
+
+
+# ----------------------------------------------------------------------------------------------------------- record
+
+def _record_arguments(record: argparse.ArgumentParser) -> None:
+    record.add_argument("--tasks", default="all", help="families, with commas between; a wrong one lists them")
+    record.add_argument("--episodes", type=int, default=100, help="of each family (default 100)")
+    record.add_argument("--seed", type=int, default=0, help="of the first episode; the others follow")
+    record.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="what is there already is kept")
+    record.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: one per core)")
+    record.add_argument("--split", default="train", help="train, holdout_pairs or holdout_words")
+    record.add_argument("--cameras", default="front_camera,left_wrist_camera,right_wrist_camera", help="or none")
+    record.add_argument("--size", type=int, default=64, help="of the images, pixels (default 64)")
+    record.add_argument("--every", type=int, default=5, help="steps from one image to the next (default 5: 10 Hz)")
+    record.add_argument("--raw", action="store_true", help="images as they are instead of JPEG")
+    record.add_argument("--disturb", type=float, default=0.5, help="part of the episodes in which something goes wrong")
+
+
+def _record(args: argparse.Namespace) -> int:
+    from pi_policy_node.learn.episodes import EpisodesError
+    from pi_policy_node.learn.record import record
+    from pi_policy_node.sim.tasks import TaskError
+
+    made, begun = [], time.monotonic()
+
+    def report(one, left: int) -> None:
+        made.append(one)
+        spent = time.monotonic() - begun
+        kept, failed = sum(m.episodes for m in made), sum(m.failed for m in made)
+        pace = sum(m.simulated for m in made) / spent
+        print(f"{one.shard.family:<8} {kept} episodes, {kept / spent:.2f} per s, {pace:.1f} x real time, expert "
+              f"{kept / (kept + failed):.1%}, {left} files left, {_minutes(spent / len(made) * left)}", flush=True)
+
+    try:
+        there = record(_recipe(args), args.out, workers=args.workers, report=report)
+    except (EpisodesError, TaskError) as error:
+        raise CommandError(str(error)) from None
+    except OSError as error:
+        raise CommandError(f"cannot write to {args.out}: {error.strerror}") from None
+    except KeyboardInterrupt:
+        print(f"interrupted; {len(made)} files are whole, the same command goes on from there")
+        return 130
+    if there:
+        print(f"{there} files were there before")
+    if made:
+        kept, cpu = max(1, sum(m.episodes for m in made)), sum(m.cpu for m in made)
+        print(f"{kept} episodes in {args.out}, {sum(m.disturbed for m in made)} of them disturbed; the expert failed "
+              f"{sum(m.failed for m in made)} times\n{kept / cpu:.2f} per s and core, "
+              f"{sum(m.simulated for m in made) / cpu:.1f} x real time per core, "
+              f"{sum(m.size for m in made) / kept / 1000:.0f} kB each")
+    return 0
+
+
+def _recipe(args: argparse.Namespace):
+    from pi_policy_node.learn.record import Recipe
+    from pi_policy_node.robot import load_robot
+    from pi_policy_node.sim.tasks import FAMILIES, draw
+
+    names = tuple(FAMILIES) if args.tasks == "all" else tuple(args.tasks.split(","))
+    for name in names:
+        draw(name, args.seed, args.split)  # says what is wrong with the name or the split
+    known = [camera.name for camera in load_robot("pi_mobile").cameras]
+    cameras = () if args.cameras == "none" else tuple(args.cameras.split(","))
+    if not set(cameras) <= set(known):
+        raise CommandError(f"--cameras {args.cameras}: there are {', '.join(known)}, or none")
+    for option, low, high in (("episodes", 1, 10**6), ("workers", 1, 512), ("size", 16, 640), ("every", 1, 100),
+                              ("seed", 0, 10**9), ("disturb", 0, 1)):
+        if not low <= getattr(args, option) <= high:
+            raise CommandError(f"--{option} must be between {low} and {high}, not {getattr(args, option)}")
+    return Recipe("pi_mobile", names, args.episodes, args.seed, args.split, cameras, args.size, args.every,
+                  not args.raw, args.disturb)
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds:.0f} s to go" if seconds < 90 else f"{seconds / 60:.0f} min to go"
 
 
 def _write(file: Path, data: bytes) -> None:

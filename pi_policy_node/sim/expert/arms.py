@@ -43,7 +43,7 @@ class Arm:
             raise RobotError(robot.urdf_file, name, "is no arm that the expert knows: at home its hand must point down")
 
     def joints(self, point, yaw: float, lift: float) -> np.ndarray:
-        """[6] for the tool at `point` in the base's frame, its fingers opening along `yaw`, which moves joint6 alone."""
+        """[6] for the tool at `point` in the base's frame, its fingers opening along `yaw`, by joint6 alone."""
         dx, dy, _ = point - self.shoulder
         r, h = math.hypot(dx, dy), point[2] + self.tip - self.shoulder[2] - lift
         far = math.hypot(r, h)
@@ -83,6 +83,10 @@ class Arm:
             highest = math.sqrt(longest**2 - r**2)
             point[2] += np.clip(off[2], -highest, highest) - off[2]
         return point
+
+    def rise(self, point, height: float) -> float:
+        """`height`, or as high as the hand gets over that point: how far it has to go up before it goes sideways."""
+        return float(self.nearest([point[0], point[1], height], self.home_lift)[2])
 
     def natural_yaw(self, point) -> float:
         """The yaw at which joint6 is at 0."""

@@ -80,6 +80,11 @@ class Expert:
         """The arm at work; empty between subtasks and while driving."""
         return self._arm
 
+    @property
+    def between(self) -> bool:
+        """Whether the next row begins a subtask."""
+        return self._skill is None
+
     def act(self, view: View, task: Task, *, push: np.ndarray | None = None) -> Act:
         """The next row. push: a velocity [3] (m/s) that pushes the hand at work aside."""
         if self._skill is None:
@@ -180,7 +185,7 @@ class Expert:
                 if math.hypot(*(point - arm.home)[:2]) < APART + 0.02:
                     home = np.array([ASIDE[0], math.copysign(ASIDE[1], arm.home[1]), arm.home[2] + 0.05])
         beside = math.hypot(*(home - tool)[:2])
-        if beside > 0.05 and tool[2] < home[2] - 0.03:
+        if beside > 0.05 and tool[2] < arm.rise(tool, home[2]) - 0.03:
             home[:2] = tool[:2]  # up first
         elif beside > 0.02 and not held:
             home[2] += min(0.05, beside)

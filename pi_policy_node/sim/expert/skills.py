@@ -53,7 +53,7 @@ class Pick:
             return self._close_and_lift(view, hand, tool)
         opening = self._choose(view, at, hand)
         below = at[2] + HOVER
-        if beside > 0.03 and tool[2] < below - 0.03:  # out first, then over
+        if beside > 0.03 and tool[2] < self.arm.rise(tool, below) - 0.03:  # out first, then over
             way = np.r_[tool[:2], below + 0.01]
         else:
             way = np.r_[at[:2], at[2] + min(HOVER, FUNNEL * max(0.0, beside - 0.006))]
@@ -143,7 +143,7 @@ class Place:
         goal = goal + np.where(np.abs(offset) < 0.035, offset, 0.0)
         beside = math.hypot(*(goal - tool)[:2])
         lane = max(goal[2], TOP + 0.105 + 0.02 + half_height(thing))  # above all that stands about
-        if beside > 0.05 and tool[2] < lane - 0.025:
+        if beside > 0.05 and tool[2] < self.arm.rise(tool, lane) - 0.025:
             way = np.r_[tool[:2], lane]
         else:
             way = np.r_[goal[:2], min(lane, goal[2] + FUNNEL * max(0.0, beside - 0.008))]
@@ -195,7 +195,7 @@ class Drawer:
             goal = np.array([handle[0], handle[1], self._grasp[2]]) + np.array(
                 [math.cos(view.base[2]) * ahead, -math.sin(view.base[2]) * ahead, 0.0])
             return Wish({name: (goal, yaw, SHUT, self.SPEED)})
-        if beside > 0.03 and tool[2] < handle[2] + HOVER - 0.03:
+        if beside > 0.03 and tool[2] < self.arm.rise(tool, handle[2] + HOVER) - 0.03:
             way = np.r_[tool[:2], handle[2] + HOVER + 0.01]
         else:
             way = np.r_[handle[:2], handle[2] + min(HOVER, FUNNEL * max(0.0, beside - 0.005))]

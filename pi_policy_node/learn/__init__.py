@@ -1,0 +1,1 @@
+"""Learning: demonstrations, training, evaluation. No ROS."""

@@ -1,0 +1,256 @@
+"""Makes demonstrations: the expert in the simulator, in lockstep, in as many processes as wanted.
+
+What comes out follows from the recipe: the same bytes whatever the number of processes, interrupted or not.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+import time
+import zlib
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Callable, Iterator
+
+import numpy as np
+
+from pi_policy_node.learn.episodes import RECIPE, VERSION, Episode, EpisodesError, encode, put, write
+from pi_policy_node.robot import Kinematics, load_robot
+from pi_policy_node.sim import Simulator
+from pi_policy_node.sim.expert import Expert
+from pi_policy_node.sim.expert.disturb import Disturbances
+from pi_policy_node.sim.physics import PhysicsError
+from pi_policy_node.sim.tasks import DONE, Task, draw, look
+
+SHARD = 10  # episodes in a file
+LINGER = 20  # steps that an episode goes on after its end: "done" has to be seen
+TRIES = 3  # scenes drawn, one after another, until the expert does its task
+_OTHER = 1_000_000_007  # from the seed of one try to that of the next
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What is recorded: everything that the bytes depend on, but the code."""
+
+    robot: str
+    tasks: tuple[str, ...]
+    episodes: int  # of each family
+    seed: int  # of the first; the others follow
+    split: str = "train"
+    cameras: tuple[str, ...] = ()
+    size: int = 64  # pixels, height and width of the images
+    every: int = 5  # steps from one image to the next
+    jpeg: bool = True
+    disturb: float = 0.5  # part of the episodes in which something goes wrong
+    version: int = VERSION
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One file: these seeds of a family."""
+
+    family: str
+    first: int
+    count: int
+
+    def path(self, folder: Path) -> Path:
+        return folder / self.family / f"{self.first:08d}.npz"
+
+
+@dataclass(frozen=True)
+class Made:
+    """What came of a shard."""
+
+    shard: Shard
+    episodes: int
+    failed: int  # tries in which the expert did not do it
+    disturbed: int  # episodes in which something went wrong
+    simulated: float  # s
+    cpu: float  # s
+    size: int  # bytes
+
+
+class Recorder:
+    """Records the episodes of a recipe in this process."""
+
+    def __init__(self, recipe: Recipe):
+        self.recipe = recipe
+        self.robot = load_robot(recipe.robot)
+        self.kinematics = Kinematics(self.robot)
+        self.expert = Expert(self.robot, self.kinematics)
+        self.sim = Simulator(self.robot, "empty", cameras=recipe.cameras, size=(recipe.size, recipe.size))
+        self.simulated = 0.0  # s
+
+    def shard(self, shard: Shard, folder: Path) -> Made:
+        begun, before, failed = time.process_time(), self.simulated, 0
+        episodes: list[Episode] = []
+        for seed in range(shard.first, shard.first + shard.count):
+            for again in range(TRIES):
+                episode = self.episode(draw(shard.family, seed + again * _OTHER, self.recipe.split))
+                if episode is not None:
+                    episodes.append(episode)
+                    break
+                failed += 1
+        size = write(shard.path(folder), episodes)
+        return Made(shard, len(episodes), failed, sum(bool(e.events) for e in episodes), self.simulated - before,
+                    time.process_time() - begun, size)
+
+    def episode(self, task: Task) -> Episode | None:
+        """None where the expert fails."""
+        rng = np.random.default_rng([zlib.crc32(task.family.encode()), task.seed, 99])
+        hit = rng.random() < self.recipe.disturb
+        wrong = Disturbances(rng, count=int(rng.integers(1, 2 + len(task.goals))) if hit else 0)
+        self.sim.steps = 0  # an episode must not depend on those before it
+        self.sim.reset(0, task.scene)
+        row = self._elsewhere(rng) if hit else self.robot.home.copy()
+        self.expert.reset(row)
+        try:
+            return self._play(task, wrong, row)
+        except PhysicsError:
+            return None
+
+    def _elsewhere(self, rng: np.random.Generator) -> np.ndarray:
+        """Moves the hands a little away from home, to begin there."""
+        robot, row = self.robot, self.robot.home.copy()
+        for arm in self.expert.arms.values():
+            point = arm.nearest(arm.home + rng.uniform([-0.05, -0.07, -0.02], [0.07, 0.07, 0.06]), arm.home_lift)
+            row[arm.columns] = arm.joints(point, arm.natural_yaw(point) + rng.uniform(-0.6, 0.6), arm.home_lift)
+            row[arm.hand] = rng.uniform(0.4, 1.0)
+        row[robot.group("lift").columns] += rng.uniform(-0.01, 0.02)
+        for u in np.linspace(0.02, 1.0, 50):
+            self.sim.step(robot.home + (row - robot.home) * u * u * (3 - 2 * u))
+        return row
+
+    def _play(self, task: Task, wrong: Disturbances, row: np.ndarray) -> Episode | None:
+        sim, dt, cameras = self.sim, self.robot.dt, self.recipe.cameras
+        states, actions, clean, segments, frames = [], [], [], [], []
+        words: list[str] = []
+        ended: list[bool] = []  # by segment
+        images: dict[str, list] = {camera: [] for camera in cameras}
+        act, fresh, over = None, True, 0
+        for step in range(round(task.seconds / dt)):
+            view = look(sim, self.kinematics)
+            late = wrong.late(step)
+            if late:
+                subtask, finished, executed = task.next(view), False, row
+            else:
+                push = wrong.before(step, view, self.expert, act.subtask.kind if act else "", sim)
+                act = self.expert.act(view, task, push=push)
+                subtask, finished, executed = act.subtask, act.finished, wrong.after(self.robot, act)
+            if not words or words[-1] != subtask.words or fresh and subtask.words != DONE:
+                words.append(subtask.words)
+                ended.append(False)
+            fresh, ended[-1] = not late and self.expert.between, finished
+            segments.append(len(words) - 1)
+            states.append(view.state)
+            actions.append(executed)
+            clean.append(not late and not wrong.acting)
+            if cameras and step % self.recipe.every == 0:
+                frames.append(step)
+                for camera, image in sim.images().items():
+                    images[camera].append(encode(image) if self.recipe.jpeg else image.copy())
+            sim.step(executed)
+            self.simulated += dt
+            over += subtask.words == DONE and (finished or over > 0)
+            if over > LINGER:
+                break
+        if not over or not task.success(look(sim, self.kinematics)):
+            return None
+        return Episode(
+            family=task.family, seed=task.seed, split=task.split, instruction=task.instruction, target=task.target,
+            state=np.array(states, np.float32), action=np.array(actions, np.float32), clean=np.array(clean),
+            subtasks=tuple(words), subtask=np.array(segments, np.int16), progress=_progress(segments, words, ended),
+            frames=np.array(frames, np.int32), events=tuple(wrong.events),
+            images={c: i if self.recipe.jpeg else np.array(i, np.uint8) for c, i in images.items()})
+
+
+def _progress(segments: list[int], words: list[str], ended: list[bool]) -> np.ndarray:
+    """[T] from 0 at a subtask's first step to 1 at its last; 1 when nothing is left; NaN where it came to nothing."""
+    numbers = np.array(segments)
+    result = np.full(len(numbers), np.nan, np.float32)
+    for k, (said, finished) in enumerate(zip(words, ended)):
+        steps = numbers == k
+        if said == DONE:
+            result[steps] = 1.0
+        elif finished:
+            result[steps] = np.linspace(0, 1, int(steps.sum()))
+    return result
+
+
+def plan(recipe: Recipe) -> list[Shard]:
+    """The files of a recipe, the families in turn, so that an interrupted recording has some of each."""
+    return [Shard(name, recipe.seed + k, min(SHARD, recipe.episodes - k))
+            for k in range(0, recipe.episodes, SHARD) for name in recipe.tasks]
+
+
+def record(recipe: Recipe, folder: Path, *, workers: int, report: Callable[[Made, int], None]) -> int:
+    """Makes what is not there yet, and returns how many files were. report: told of each, and how many are left."""
+    _agree(recipe, folder)
+    todo = plan(recipe)
+    left = [shard for shard in todo if not shard.path(folder).exists()]
+    for k, made in enumerate(_make(recipe, folder, left, workers), start=1):
+        report(made, len(left) - k)
+    return len(todo) - len(left)
+
+
+def _make(recipe: Recipe, folder: Path, shards: list[Shard], workers: int) -> Iterator[Made]:
+    if min(workers, len(shards)) <= 1:
+        recorder = Recorder(recipe) if shards else None
+        for shard in shards:
+            yield recorder.shard(shard, folder)
+        return
+    for variable in ("LP_NUM_THREADS", "OMP_NUM_THREADS"):  # more threads would only be in the other workers' way
+        os.environ.setdefault(variable, "1")
+    with ProcessPoolExecutor(min(workers, len(shards)), mp_context=multiprocessing.get_context("spawn"),
+                             initializer=_begin, initargs=(recipe,)) as pool:
+        waiting = {pool.submit(_one, shard, folder) for shard in shards}
+        try:
+            while waiting:
+                done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+                for future in done:
+                    yield future.result()
+        except BrokenProcessPool:
+            raise EpisodesError("a worker died, perhaps for want of memory: the same command goes on from here, "
+                                "with fewer --workers if need be") from None
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+_recorder: Recorder | None = None  # of a worker process
+
+
+def _begin(recipe: Recipe) -> None:
+    global _recorder
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C reaches all processes: this one ends at once, without a word
+    _recorder = Recorder(recipe)
+
+
+def _one(shard: Shard, folder: Path) -> Made:
+    return _recorder.shard(shard, folder)
+
+
+def _agree(recipe: Recipe, folder: Path) -> None:
+    """A folder holds one recipe; more families and more episodes may be added."""
+    path, new = folder / RECIPE, json.loads(json.dumps(asdict(recipe)))
+    if path.exists():
+        try:
+            old = json.loads(path.read_bytes())
+        except ValueError:
+            raise EpisodesError(f"{path} cannot be read: delete the folder if it is not wanted") from None
+        differ = [k for k in new if k not in ("episodes", "tasks") and old.get(k) != new[k]]
+        if differ:
+            was = ", ".join(f"{k} {old.get(k)}" for k in differ)
+            raise EpisodesError(f"{folder} was recorded with another recipe ({was}): use that, or another folder")
+        if old["episodes"] != new["episodes"] and min(old["episodes"], new["episodes"]) % SHARD:
+            raise EpisodesError(f"{folder} has {old['episodes']} episodes of each family: more can be added to "
+                                f"multiples of {SHARD} only")
+        new["tasks"] = sorted({*old["tasks"], *new["tasks"]})
+        new["episodes"] = max(old["episodes"], new["episodes"])
+    elif folder.exists() and any(folder.iterdir()):
+        raise EpisodesError(f"{folder} holds something else: give a new folder, or an empty one")
+    put(path, json.dumps(new, indent=1).encode() + b"\n")
