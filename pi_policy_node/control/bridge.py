@@ -268,10 +268,10 @@ class Bridge:
         self._person = True
         self._let_go = False
         self.counters["takeovers"] += 1
+        self._waiting = None  # the policy's, which a person must not be made to play
         if self._playing is None:
             self._wait(chunk)
         else:
-            self._waiting = None
             self._splice(chunk, near=near)
 
     def _wait(self, chunk: Chunk) -> None:

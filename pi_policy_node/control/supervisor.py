@@ -46,6 +46,8 @@ class Supervisor:
         if instruction_id == self._ended:
             raise Refused("instruction_ended", f"'{instruction_id}' was ended by a stop")
         other = self.lease is None or self.lease.id != instruction_id
+        # Not later than when it was first heard: a clock that is ahead must not carry an old task over a resume.
+        issued = min(issued, now if other else self.lease.issued)
         self.lease = Lease(instruction_id, issued, steady + left)
         self._awaiting = self._awaiting and not self._alive(issued)
         return other
@@ -91,6 +93,8 @@ class Supervisor:
     def clock_jumped(self, now: int) -> None:
         """What was issued before a jump back must not look younger than what will be issued after it."""
         if self._resumed is not None:
+            if self.lease is not None and not self._alive(self.lease.issued):
+                self.end_task()
             self._resumed = min(self._resumed, now)
 
     def heart(self, steady: float) -> Cause | None:

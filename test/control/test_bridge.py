@@ -296,6 +296,23 @@ def test_a_stopped_task_does_not_come_back(rig):
     assert rig.status.counters["refused_instruction_ended"] > 1 and rig.status.counters["refused_latched"] > 1
 
 
+@pytest.mark.parametrize("ahead, back", [(3.0, 0.0), (0.0, 30.0)])
+def test_no_clock_carries_a_task_over_a_resume(rig, ahead, back):
+    """Neither that of a commander, `ahead` of ours, nor ours when it jumps `back` after the resume."""
+    rig.running()
+    rig.lease, rig.issued = "b", rig.now + round(ahead * 1e9)
+    rig.run(0.3)
+    rig.bridge.fault(Code.INTERNAL, "whatever")
+    rig.rests()
+    assert rig.bridge.resume(**rig.moment)[0]
+    rig.run(0.1)
+    rig.clock_error -= back
+    moved = rig.place.copy()
+    rig.run(1.0)
+    assert rig.status.mode == Mode.HOLD and rig.status.code == Code.AWAITING_RESUMED_TASK, rig.status
+    np.testing.assert_allclose(rig.place, moved, atol=1e-9)
+
+
 def test_resume_lets_go_of_an_arm_that_is_elsewhere(rig):
     rig.running()
     lame(rig)
@@ -334,6 +351,18 @@ def test_a_person_takes_over_at_speed_and_hands_back_from_rest(rig):
     rig.policy = rig.sway()
     rig.reaches(Mode.RUNNING, Code.OK)
     assert rig.status.counters["handed_back"] == 1
+
+
+def test_a_person_is_not_given_the_policys_plan_that_waited_for_rest(rig):
+    rig.running()
+    rig.chunk(np.zeros((0, 18)))  # brakes
+    rig.policy = None
+    assert not rig.status.at_rest
+    towards = rig.still() + np.where(rig.robot.is_base | rig.robot.is_gripper, 0.0, 0.02)
+    assert not rig.chunk(towards, source="policy")
+    assert not rig.chunk(rig.still(), source="device", person=True, old=0.1)  # seen earlier than the policy's
+    rig.reaches(Mode.TAKEOVER, Code.OK)
+    assert rig.status.source == "device"
 
 
 def test_a_person_who_is_not_where_the_robot_is_does_not_have_it(rig):
