@@ -248,13 +248,13 @@ class PolicyLoop:
 
     def _think(self, task: Task, observation: Observation, cancel: threading.Event) -> None:
         begin = time.monotonic()
-        if task.id != self._served:
-            self._served = task.id
-            getattr(self._policy, "reset", lambda: None)()  # a policy with a memory forgets the task before
         until = self._now() + self._expected() + TRANSPORT
         stamp, prefix = committed(self._last, task.id, stamp=observation.stamp, until=until,
                                   state=observation.state, robot=self._robot)
         try:
+            if task.id != self._served:
+                getattr(self._policy, "reset", lambda: None)()  # a policy with a memory forgets the task before
+                self._served = task.id
             result = self._policy.infer(replace(observation, prompt=task.prompt), prefix=prefix,
                                         deadline=begin + self._deadline, cancel=cancel)
             actions = np.array(result.actions, float)
@@ -272,6 +272,8 @@ class PolicyLoop:
             actions[:fixed] = prefix.rows[:fixed]
         with self._wake:
             if cancel.is_set() or self._task is None or self._task.id != task.id:
+                return
+            if self._blind_sent > begin:  # the eyes died meanwhile, and the robot was asked to rest
                 return
             chunk = self._number(Chunk(stamp, actions, task.id, observation.stamp, took, fixed))
             self._last = chunk

@@ -224,6 +224,45 @@ def test_an_observation_that_arrives_old_is_none(bench):
     assert not bench.policy.requests
 
 
+def test_what_was_thought_out_while_the_eyes_died_is_not_sent_after_the_request_to_rest(bench):
+    bench = bench()
+    begun, go = threading.Event(), threading.Event()
+
+    def slow(*_):
+        begun.set()
+        assert go.wait(3)
+        return ramp()
+
+    bench.policy.answer = slow
+    bench.instruct()
+    bench.observe()
+    assert begun.wait(3)
+    bench.wait(lambda: bench.loop.status.state == State.BLIND)
+    go.set()
+    bench.wait(lambda: bench.loop._thinking == float("inf"))
+    assert bench.chunks and not any(len(chunk.rows) for chunk in bench.chunks)
+    bench.policy.answer = lambda *_: ramp()
+    bench.observe()
+    bench.wait(lambda: len(bench.chunks[-1].rows))
+
+
+def test_a_policy_that_cannot_forget_fails_and_is_asked_again(bench):
+    bench = bench()
+    forget = bench.policy.reset
+
+    def fail():
+        raise RuntimeError("no memory to lose")
+
+    bench.policy.reset = fail
+    bench.instruct()
+    bench.observe()
+    bench.wait(lambda: bench.loop.status.state == State.FAILED)
+    assert "no memory to lose" in bench.loop.status.cause and not bench.policy.requests
+    bench.policy.reset = forget
+    bench.next_chunk()
+    assert bench.policy.resets == 1
+
+
 def test_a_new_instruction_discards_what_is_being_thought_out(bench):
     bench = bench()
     begun, cancelled = threading.Event(), threading.Event()
