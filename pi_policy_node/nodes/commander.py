@@ -156,7 +156,12 @@ class CommanderNode(ManagedNode):
 
     def on_bridge(self, message: BridgeStatus) -> None:
         """The bridge's mode: its latching ends a task."""
-        self.brain.on_bridge(Bridge(message.mode), message.cause, now=time.monotonic())
+        try:
+            mode = Bridge(message.mode)
+        except ValueError:
+            self.get_logger().error(f"bridge/status has no mode {message.mode}: not listened to", throttle_duration_sec=1.0)
+            return
+        self.brain.on_bridge(mode, message.cause, now=time.monotonic())
 
     def on_policy(self, message: PolicyStatus) -> None:
         """The policy's progress and failures."""

@@ -18,6 +18,7 @@ from pi_policy_node.policy.base import Observation
 from pi_policy_node.policy.loop import Chunk, Code, PolicyLoop, State, Task
 from pi_policy_node.policy.registry import BACKENDS, make_policy, options
 from pi_policy_node.robot import RobotError
+from pi_policy_node.vision import ImageError, check_image
 
 LEVELS = {State.INACTIVE: STALE, State.IDLE: OK, State.RUNNING: OK, State.BLIND: WARN, State.FAILED: ERROR}
 
@@ -110,8 +111,17 @@ class PolicyNode(ManagedNode):
             self.loop.lack(Code.STATE_INVALID, f"camera_ingest says that the {what} are not valid")
             return
         images = {}
+        if len({len(message.cameras), len(message.images), len(message.valid), len(message.reasons)}) > 1:
+            self.loop.lack(Code.CAMERA_INVALID, "the observation's lists of cameras differ in length")
+            return
         for name, image, valid, reason in zip(message.cameras, message.images, message.valid, message.reasons):
             if valid:
+                try:
+                    check_image(encoding=image.encoding, height=image.height, width=image.width, step=image.step,
+                                length=len(image.data), accepted=("rgb8",))
+                except ImageError as error:
+                    self.loop.lack(Code.CAMERA_INVALID, f"{name}: {error}")
+                    return
                 rows = np.frombuffer(image.data, np.uint8).reshape(image.height, image.step)
                 images[name] = rows[:, : image.width * 3].reshape(image.height, image.width, 3)
             elif name in getattr(self.policy, "cameras", ()):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterable
 from typing import Any
 
 import cv2
@@ -27,10 +28,11 @@ class ImageError(ValueError):
     """An image that can't be used. The message says what was got and what is accepted."""
 
 
-def check_image(*, encoding: str, height: int, width: int, step: int, length: int) -> None:
+def check_image(*, encoding: str, height: int, width: int, step: int, length: int,
+                accepted: Iterable[str] = tuple(ENCODINGS)) -> None:
     """Checks the header of a raw image against its `length` in bytes; costs nothing. ImageError where it is wrong."""
-    if encoding not in ENCODINGS:
-        raise ImageError(f"encoding '{encoding[:40]}' is not accepted; accepted are {', '.join(ENCODINGS)}")
+    if encoding not in accepted:
+        raise ImageError(f"encoding '{encoding[:40]}' is not accepted; accepted are {', '.join(accepted)}")
     channels = ENCODINGS[encoding][0]
     _check_size(height, width)
     if step < width * channels:

@@ -31,16 +31,17 @@ class Bench(Spinning):
         message.header.stamp = message.issued = self.probe.get_clock().now().to_msg()
         self.instructions.publish(message)
 
-    def observe(self, *, joints=JOINTS, valid=True, joints_valid=True, late=0.0):
+    def observe(self, *, joints=JOINTS, valid=True, joints_valid=True, late=0.0, image=None, reasons=None):
         message = Observation(joints_valid=joints_valid, odom_valid=True)
         stamp = self.probe.get_clock().now().nanoseconds - int(late * 1e9)
         message.header.stamp.sec, message.header.stamp.nanosec = divmod(stamp, 10**9)
         for camera in ROBOT.cameras:
-            image = Image(height=4, width=6, step=18, encoding="rgb8", data=bytes(72)) if valid else Image()
+            fields = {"height": 4, "width": 6, "step": 18, "encoding": "rgb8", "data": bytes(72)} | (image or {})
             message.cameras.append(camera.name)
-            message.images.append(image)
+            message.images.append(Image(**fields) if valid else Image())
             message.valid.append(valid)
             message.reasons.append("" if valid else "frozen")
+        message.reasons = message.reasons if reasons is None else reasons
         position = {}
         for group in ROBOT.groups:
             for column, joint in enumerate(group.joints, group.columns.start):
@@ -119,6 +120,10 @@ def test_blind_within_a_third_of_a_second(bench):
     ({"joints": JOINTS[1:]}, PolicyStatus.STATE_INVALID, JOINTS[0]),
     ({"late": -1.0}, PolicyStatus.NO_OBSERVATION, "future"),
     ({"late": 0.6}, PolicyStatus.NO_OBSERVATION, "old"),
+    ({"image": {"step": 17}}, PolicyStatus.CAMERA_INVALID, "step is 17"),
+    ({"image": {"data": bytes(71)}}, PolicyStatus.CAMERA_INVALID, "71 bytes"),
+    ({"image": {"encoding": "bgr8"}}, PolicyStatus.CAMERA_INVALID, "accepted are rgb8"),
+    ({"reasons": []}, PolicyStatus.CAMERA_INVALID, "differ in length"),
 ])  # fmt: skip
 def test_what_cannot_be_used_is_named(bench, how, code, words):
     bench.stream(lambda: bench.status.state == PolicyStatus.BLIND and bench.status.code == code
