@@ -165,7 +165,7 @@ def _record_arguments(record: argparse.ArgumentParser) -> None:
     record.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: one per core)")
     record.add_argument("--split", default="train", help="train, holdout_pairs or holdout_words")
     record.add_argument("--cameras", default="front_camera,left_wrist_camera,right_wrist_camera", help="or none")
-    record.add_argument("--size", type=int, default=64, help="of the images, pixels (default 64)")
+    record.add_argument("--size", type=int, default=64, help="width of the images, pixels (default 64)")
     record.add_argument("--every", type=int, default=5, help="steps from one image to the next (default 5: 10 Hz)")
     record.add_argument("--raw", action="store_true", help="images as they are instead of JPEG")
     record.add_argument("--disturb", type=float, default=0.5, help="part of the episodes in which something goes wrong")

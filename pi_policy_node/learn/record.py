@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Callable, Iterator
 
+import cv2
 import numpy as np
 
 from pi_policy_node.learn.episodes import RECIPE, VERSION, Episode, EpisodesError, encode, put, write
@@ -29,6 +30,7 @@ from pi_policy_node.sim.tasks import DONE, Task, draw, look
 
 SHARD = 10  # episodes in a file
 LINGER = 20  # steps that an episode goes on after its end: "done" has to be seen
+FINER = 2  # times the size at which images are drawn
 TRIES = 3  # scenes drawn, one after another, until the expert does its task
 _OTHER = 1_000_000_007  # from the seed of one try to that of the next
 
@@ -43,7 +45,7 @@ class Recipe:
     seed: int  # of the first; the others follow
     split: str = "train"
     cameras: tuple[str, ...] = ()
-    size: int = 64  # pixels, height and width of the images
+    size: int = 64  # pixels, width of the images; the height follows from the camera's shape
     every: int = 5  # steps from one image to the next
     jpeg: bool = True
     disturb: float = 0.5  # part of the episodes in which something goes wrong
@@ -83,7 +85,10 @@ class Recorder:
         self.robot = load_robot(recipe.robot)
         self.kinematics = Kinematics(self.robot)
         self.expert = Expert(self.robot, self.kinematics)
-        self.sim = Simulator(self.robot, "empty", cameras=recipe.cameras, size=(recipe.size, recipe.size))
+        camera = next((c for c in self.robot.cameras if c.name in recipe.cameras), None)
+        self.shape = (round(recipe.size * camera.height / camera.width), recipe.size) if camera else None
+        seen = (FINER * self.shape[0], FINER * self.shape[1]) if camera else None
+        self.sim = Simulator(self.robot, "empty", cameras=recipe.cameras, size=seen)
         self.simulated = 0.0  # s
 
     def shard(self, shard: Shard, folder: Path) -> Made:
@@ -113,6 +118,12 @@ class Recorder:
             return self._play(task, wrong, row)
         except PhysicsError:
             return None
+
+    def images(self) -> dict[str, np.ndarray]:
+        """uint8 [h, w, 3] of each camera now: drawn finer and averaged, as what is made smaller on the robot is."""
+        height, width = self.shape
+        return {camera: cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+                for camera, image in self.sim.images().items()}
 
     def _elsewhere(self, rng: np.random.Generator) -> np.ndarray:
         """Moves the hands a little away from home, to begin there."""
@@ -152,8 +163,8 @@ class Recorder:
             clean.append(not late and not wrong.acting)
             if cameras and step % self.recipe.every == 0:
                 frames.append(step)
-                for camera, image in sim.images().items():
-                    images[camera].append(encode(image) if self.recipe.jpeg else image.copy())
+                for camera, image in self.images().items():
+                    images[camera].append(encode(image) if self.recipe.jpeg else image)
             sim.step(executed)
             self.simulated += dt
             over += subtask.words == DONE and (finished or over > 0)
