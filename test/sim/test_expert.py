@@ -7,6 +7,7 @@ import pytest
 
 from pi_policy_node.control.shaper import Shaper
 from pi_policy_node.control.timeline import Timeline
+from pi_policy_node.environment import checkout
 from pi_policy_node.robot import Kinematics, load_robot
 from pi_policy_node.sim import Simulator
 from pi_policy_node.sim.expert import Expert
@@ -154,3 +155,9 @@ def test_it_takes_over_from_any_pose(sim, expert):
         if finished:
             break
     assert task.success(look(sim, KINEMATICS))
+
+
+def test_the_example_in_the_docs_runs(capsys):
+    page = (checkout() / "docs" / "tasks.md").read_text()
+    exec(compile(page.split("```python\n")[1].split("```")[0], "docs/tasks.md", "exec"), {})
+    assert capsys.readouterr().out == "move the black cylinder to the green tray True\n"

@@ -90,6 +90,9 @@ class Expert:
         if self._skill is None:
             self._subtask = task.next(view)
             self._skill = self._begin(view, task, self._subtask)
+        elif self._subtask.kind == "pick" and not self._reaches(view, self._arm, self._subtask.thing):
+            if self._choose(view, task, self._subtask.thing) != self._arm:  # it was pushed over to the other side
+                self._skill = self._begin(view, task, self._subtask)
         wish = self._wish(view)
         subtask, finished = self._subtask, wish.status == DONE
         if wish.status != RUNNING:
@@ -129,6 +132,9 @@ class Expert:
             return missing + abs(at[1] - arm.home[1])
 
         return min(self.arms, key=cost)
+
+    def _reaches(self, view: View, arm: str, thing: str) -> bool:
+        return self.arms[arm].reaches(view.to_base(view.things[thing].position), float(self._height.position[0]))
 
     def _wish(self, view: View) -> Wish:
         if self._skill == "done":
