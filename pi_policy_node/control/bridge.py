@@ -23,6 +23,8 @@ from pi_policy_node.control.timeline import Chunk, Refused, Timeline
 from pi_policy_node.control.window import Window
 from pi_policy_node.robot import Kinematics, Robot
 
+STANDING = 0.05  # s for which a clock may stand between two of its messages
+
 
 class Bridge:
     """One robot. Not thread-safe. dry_run: nothing is really sent, so the robot is not expected to follow."""
@@ -207,6 +209,8 @@ class Bridge:
 
     def _move(self, time: float) -> Window | None:
         if self._playing is not None:
+            if self.clock.standing > STANDING:
+                return None  # the one before goes on; sent again, it would begin where the controllers are no more
             return self.shaper.follow(time, self.timeline.aim(time + self.shaper.blend), self.timeline.aim(time))
         latched = self.supervisor.latch.cause
         if latched is not None and latched.code == Code.CLOCK:

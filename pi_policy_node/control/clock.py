@@ -22,6 +22,7 @@ class MotionClock:
         self._steady = 0.0
         self._changed = 0.0  # s, steady: when the node's clock last advanced
         self.time = 0.0
+        self.standing = 0.0  # s, steady, for which the node's clock has not advanced
         self.stopped = False
 
     @property
@@ -58,6 +59,7 @@ class MotionClock:
         if problem:
             self._zero = now - round(time * 1e9)
         self.time, self._now, self._steady = time, now, steady
+        self.standing = steady - self._changed
         return problem
 
 

@@ -438,7 +438,10 @@ def test_a_jump_of_the_clock_ends_motion_without_a_jump_of_the_reference(rig, ju
 def test_a_clock_that_stops_ends_motion_by_the_steady_clock(rig):
     rig.running()
     rig.clock_runs = False
+    rig.run(0.08)
+    sent = len(rig.windows)
     assert rig.reaches(Mode.FAULT, Code.CLOCK) < 0.7
+    assert len(rig.windows) == sent  # a window sent twice would begin where the controllers are no more
     rig.rests()
     assert rig.output.action[rig.robot.is_base] == pytest.approx(0.0)
     assert not rig.bridge.resume(**rig.moment)[0]
