@@ -202,6 +202,18 @@ def test_a_latched_bridge_ends_the_task_and_refuses_commands(bench):
     assert "resume" in bench.until(TaskStatus.REFUSED).reason
 
 
+def test_a_mode_that_does_not_exist_is_not_listened_to(bench):
+    bench.say("wave")
+    bench.until(TaskStatus.RUNNING)
+    bench.mode = 99
+    begin = time.monotonic()
+    while time.monotonic() - begin < 0.3:  # it says so many times
+        assert bench.node.brain.lease is not None
+        time.sleep(0.01)
+    bench.mode = BridgeStatus.FAULT  # the commander is alive and hears the next one
+    bench.until(TaskStatus.FAILED)
+
+
 def test_a_dead_bridge_ends_the_task(bench):
     bench.say("wave")
     bench.until(TaskStatus.RUNNING)
