@@ -20,6 +20,7 @@ HOVER = 0.10  # m above its goal at which a hand travels
 FUNNEL = 3.0  # m higher per m beside the goal: how a hand comes down
 RUNNING, DONE, FAILED = "running", "done", "failed"
 OPEN, SHUT = 0.97, 0.03  # fingers; not their ends, where the bridge would round off the last bit
+SETTLED = 60  # rows more to wait for what was put down to come to rest
 LONG = 60  # rows after which a hand that cannot rise further has risen enough
 
 
@@ -83,7 +84,8 @@ class Pick:
                 self._closing, self._tries, self._yaw = 0, self._tries + 1, None
                 return Wish({self.arm.name: (tool, hand.yaw.position[0], OPEN, 0.1)},
                             status=FAILED if self._tries > 4 else RUNNING)
-        lifted = thing.position[2] - self._floor > self.LIFTED
+        highest = self.arm.rise(tool, up[2]) - self._grasp[2]
+        lifted = thing.position[2] - self._floor > min(self.LIFTED, highest - 0.015)
         return Wish({self.arm.name: (goal, self._yaw, SHUT, math.inf)}, status=DONE if lifted else RUNNING)
 
     def _choose(self, view: View, at: np.ndarray, hand) -> float:
@@ -128,7 +130,8 @@ class Place:
             if self._opened < 12:
                 return Wish({name: (self._release, hand.yaw.position[0], OPEN, math.inf)})
             risen = tool[2] > up[2] - 0.02 or self._opened > LONG
-            return Wish({name: (up, hand.yaw.position[0], OPEN, math.inf)}, status=DONE if risen else RUNNING)
+            rests = self.goal.met(view) or self._opened > LONG + SETTLED  # a ball may roll for a while
+            return Wish({name: (up, hand.yaw.position[0], OPEN, math.inf)}, status=DONE if risen and rests else RUNNING)
         if not view.gripped(name, self.thing):
             self._lost += 1
             if self._lost > 5:
