@@ -26,7 +26,8 @@ from pi_policy_node.vision import (CameraWatch, Eye, Frame, ImageError, ImageSet
                                    VideoSource, check_message, decode_compressed, decode_message, find_cv_bridge)
 
 PUMP_PERIOD = 0.02  # s; how soon a silence is noticed
-CLOCK_SLACK = 0.05  # s; /clock and images race each other in simulation
+CLOCK_SLACK = 0.05  # s by which a stamp may be ahead of our clock
+SIMULATED_SLACK = 0.25  # s; there, our clock is as old as the last /clock that was read, and images race it
 DECODERS = 2  # threads
 AGES = 1000  # sets over which the added age is reported
 
@@ -49,7 +50,8 @@ class CameraIngest(common.ManagedNode):
         self._sources = {camera.name: common.parameter(
             self, f"{camera.name}.source", "", "a device (0, /dev/video0), file or URL to read instead of the topic")
             for camera in self.robot.cameras}
-        self._future = max(self.robot.clock_tolerance, CLOCK_SLACK)
+        simulated = bool(self.get_parameter("use_sim_time").value)
+        self._future = max(self.robot.clock_tolerance, SIMULATED_SLACK if simulated else CLOCK_SLACK)
         self._has_base = any(group.kind == "base" for group in self.robot.groups)
         self._pool = ThreadPoolExecutor(DECODERS, thread_name_prefix="decode")
         self._lock = threading.RLock()  # video sources have threads of their own

@@ -7,9 +7,12 @@ import time
 import pytest
 
 from pi_msgs.msg import BridgeStatus, PolicyStatus, TaskStatus
+from pi_policy_node.control.limits import Limits
+from pi_policy_node.robot import load_robot
 
 BRAKE = 0.3  # s
 WINDOW = 0.1  # s of plan that a controller has in hand
+TAIL = Limits(load_robot()).rest_time  # s: how that ends, where no message makes it shorter
 BASE_TIMEOUT = 0.15  # s, the base controller's own
 LEASE = 1.0  # s
 BLIND = 0.3  # s
@@ -22,7 +25,7 @@ LIMITS = {
     ("policy", "KILL"): MAX_BLIND + BRAKE, ("policy", "INT"): BRAKE, ("policy", "TERM"): BRAKE,
     ("camera_ingest", "KILL"): BLIND + MAX_BLIND + BRAKE, ("camera_ingest", "INT"): BLIND + MAX_BLIND + BRAKE,
     ("camera_ingest", "TERM"): BLIND + MAX_BLIND + BRAKE,
-    ("hardware_bridge", "KILL"): max(WINDOW, BASE_TIMEOUT) + BRAKE, ("hardware_bridge", "INT"): WINDOW + BRAKE,
+    ("hardware_bridge", "KILL"): max(WINDOW, BASE_TIMEOUT) + TAIL, ("hardware_bridge", "INT"): WINDOW + BRAKE,
     ("hardware_bridge", "TERM"): WINDOW + BRAKE,
 }
 
