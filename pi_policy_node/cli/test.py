@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import subprocess
 import sys
 
@@ -10,6 +11,10 @@ from pi_policy_node.environment import checkout, claim_domain, ros_environment
 
 HELP = "run the tests; whatever follows goes to pytest, e.g. ./pi test test/robot -k limits"
 PASSES_ON = True
+
+ON_THE_CLOCK = ("test/graph/", "test/nodes/", "test/launch/", "test/bench/", "test/policy/test_client.py",
+                "test/policy/test_serve.py", "test/policy/test_server.py")
+MOST_AGAIN = 12  # more failures are no accident
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,11 +30,33 @@ def command(rest: list[str]) -> list[str]:
 
 def run(args: argparse.Namespace) -> int:
     with claim_domain() as domain:
-        tests = subprocess.Popen(
-            command(args.rest), cwd=checkout(), env=ros_environment(domain=domain.id), stdin=subprocess.DEVNULL
-        )
-        while True:
-            try:
-                return tests.wait()
-            except KeyboardInterrupt:
-                continue  # pytest got it too, and says where it was
+        environment = ros_environment(domain=domain.id)
+        code = _pytest(command(args.rest), environment)
+        again = worth_a_second_try(_failed()) if code == 1 else []
+        if again:
+            print(f"\nA second and last try, alone, for {len(again)} that run on the clock:", *again, sep="\n  ", flush=True)
+            code = _pytest([sys.executable, "-m", "pytest", "-q", *again], environment)
+            print(f"The first run failed in {len(again)}; the second try {'failed too' if code else 'passed'}.", flush=True)
+    return code
+
+
+def worth_a_second_try(failed: list[str]) -> list[str]:
+    """The failed tests, if all of them hold real processes to real time, which a busy machine can break; else none."""
+    fit = len(failed) <= MOST_AGAIN and all(test.startswith(ON_THE_CLOCK) for test in failed)
+    return sorted(failed) if fit else []
+
+
+def _failed() -> list[str]:
+    try:
+        return list(json.loads((checkout() / ".pytest_cache" / "v" / "cache" / "lastfailed").read_text()))
+    except (OSError, ValueError):
+        return []
+
+
+def _pytest(words: list[str], environment: dict[str, str]) -> int:
+    tests = subprocess.Popen(words, cwd=checkout(), env=environment, stdin=subprocess.DEVNULL)
+    while True:
+        try:
+            return tests.wait()
+        except KeyboardInterrupt:
+            continue  # pytest got it too, and says where it was
