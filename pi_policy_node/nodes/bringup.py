@@ -15,6 +15,7 @@ from diagnostic_msgs.msg import DiagnosticArray
 from lifecycle_msgs.msg import State, Transition
 from lifecycle_msgs.srv import ChangeState, GetState
 from rclpy.node import Node
+from rclpy.parameter import Parameter
 from rclpy.task import Future
 
 from pi_msgs.msg import BridgeStatus
@@ -71,6 +72,8 @@ class Bringup(Node):
                     self._bring(name, step)
             self._wait_life()
             self.get_logger().info(f"robot ready: {self.robot.name} ({time.monotonic() - begin:.1f} s)")
+            # Nothing here needs the time any more, and reading /clock alone would take a tenth of a core.
+            self.set_parameters([Parameter("use_sim_time", value=False)])
             while self.stay and not self._done.wait(ASK_AGAIN):
                 self._keep_up()
         except Exception as error:

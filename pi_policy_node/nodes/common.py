@@ -264,6 +264,7 @@ def main(node_class: Callable[[], Node]) -> NoReturn:
         rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
     except Exception as error:  # rclpy has an exception type per kind of argument that it can't read
         sys.exit(_fail(_name(node_class, None), f"cannot start: {' '.join(str(error).split())}", 2))
+    sys.setswitchinterval(0.001)  # s; Python's 5 ms is long for a thread that has a message to answer
     executor = SingleThreadedExecutor()
     done: Future = Future(executor=executor)
     _on_signals(lambda: done.done() or done.set_result(0))

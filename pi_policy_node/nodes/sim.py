@@ -39,10 +39,10 @@ class Sim(Node):
                               minimum=0.0, maximum=20.0)
         scene = parameter(self, "scene", "", "the scene to start with; empty: the default one")
         seed = parameter(self, "seed", 0, "its seed", minimum=0)
-        joint_state_hz = parameter(self, "joint_state_hz", 125.0, "rate of joint_states", minimum=10.0, maximum=250.0)
-        odom_hz = parameter(self, "odom_hz", 50.0, "rate of odom and tf", minimum=1.0, maximum=250.0)
+        joint_state_hz = parameter(self, "joint_state_hz", 62.5, "rate of joint_states", minimum=10.0, maximum=250.0)
+        odom_hz = parameter(self, "odom_hz", 25.0, "rate of odom and tf", minimum=1.0, maximum=250.0)
         render = parameter(self, "render", True, "whether the cameras see anything")
-        self._clock_hz = parameter(self, "clock_hz", 125.0, "rate of /clock", minimum=10.0, maximum=250.0)
+        self._clock_hz = parameter(self, "clock_hz", 100.0, "rate of /clock", minimum=10.0, maximum=250.0)
         simulated_time = bool(self.get_parameter("use_sim_time").value)
         wants_clock = parameter(self, "publish_clock", simulated_time,
                                 "whether /clock comes from here unless another has it; as use_sim_time when not given")
