@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import subprocess
 import sys
 
@@ -29,6 +30,8 @@ def command(rest: list[str]) -> list[str]:
 
 
 def run(args: argparse.Namespace) -> int:
+    # Where a shell started us in the background SIGINT is ignored, and would be by every process that the tests start.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with claim_domain() as domain:
         environment = ros_environment(domain=domain.id)
         code = _pytest(command(args.rest), environment)

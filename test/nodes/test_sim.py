@@ -159,7 +159,7 @@ def test_it_says_what_a_robot_says(sim):
     assert set(ARM.joints) <= set(first.name) and "front_left_wheel_joint" in first.name
     assert len(first.name) == len(first.position) == len(first.velocity)
     rate = 39 / (to_seconds(last.header.stamp) - to_seconds(first.header.stamp))
-    assert 100 < rate < 140
+    assert 55 < rate < 70
     odom = sim.news("odom")[0]
     assert (odom.header.frame_id, odom.child_frame_id) == ("odom", "base_link")
     assert odom.pose.pose.orientation.w == pytest.approx(1.0, abs=1e-3)
@@ -176,7 +176,7 @@ def test_the_clock_runs_with_what_it_stamps(sim):
 
 def test_cameras_are_what_the_robot_file_says(sim):
     camera = next(c for c in ROBOT.cameras if c.name == "front_camera")
-    images = sim.news("front_camera/image_raw", 6)
+    images = sim.news("front_camera/image_raw", 20)
     for image in images:
         assert (image.width, image.height, image.encoding, image.step) == (camera.width, camera.height, "rgb8", 960)
         assert len(image.data) == image.step * image.height and image.header.frame_id == camera.frame
@@ -330,7 +330,7 @@ def test_two_robots_do_not_fight_over_the_clock_nor_hear_each_other(sim, ros):
     client = Client(ros, "/second")
     try:
         client.wait(lambda: client.count["joint_states"] > 50, 40)
-        assert sim.node.count_publishers("/clock") == 1
+        sim.wait(lambda: sim.node.count_publishers("/clock") == 1)  # whoever came second hears of the first, and yields
         clock = to_seconds(sim.news("/clock")[0].clock)
         assert abs(to_seconds(client.last("joint_states").header.stamp) - clock) < 1.0  # it lives by the other's clock
         before = sim.joints()
