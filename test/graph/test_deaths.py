@@ -52,7 +52,7 @@ def test_the_end_of_a_node_ends_motion_and_nothing_is_replayed(robot, name, how)
     if name in ("commander", "hardware_bridge"):
         robot.stays_at_rest(0.7)
     robot.run()
-    assert robot.task.id != task
+    robot.wait(lambda: robot.task.id != task, 2, "the new task on task/status")
 
 
 @pytest.mark.parametrize("how", END)
