@@ -42,6 +42,7 @@ class Observation:
     state: np.ndarray  # float64 [A], the robot's action layout
     prompt: str
     stamp: float  # s, the node's clock
+    subtask: str = ""  # the next step in words, where somebody has said it; empty: the policy chooses
 
 
 @dataclass(frozen=True)
