@@ -21,13 +21,14 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
 from rclpy.clock import Clock, ClockType
 from rclpy.exceptions import InvalidHandle
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.executors import ExternalShutdownException
 from rclpy.lifecycle import LifecycleNode, TransitionCallbackReturn
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.signals import SignalHandlerOptions
 from rclpy.task import Future
 
+from pi_policy_node.nodes.executor import LeanExecutor
 from pi_policy_node.robot import Robot, load_robot
 
 SENSOR = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
@@ -265,7 +266,7 @@ def main(node_class: Callable[[], Node]) -> NoReturn:
     except Exception as error:  # rclpy has an exception type per kind of argument that it can't read
         sys.exit(_fail(_name(node_class, None), f"cannot start: {' '.join(str(error).split())}", 2))
     sys.setswitchinterval(0.001)  # s; Python's 5 ms is long for a thread that has a message to answer
-    executor = SingleThreadedExecutor()
+    executor = LeanExecutor()
     done: Future = Future(executor=executor)
     _on_signals(lambda: done.done() or done.set_result(0))
     node = None
@@ -286,6 +287,7 @@ def main(node_class: Callable[[], Node]) -> NoReturn:
     with open(os.devnull, "w") as nowhere:
         faulthandler.dump_traceback_later(EXIT_LIMIT, exit=True, file=nowhere)
         try:
+            executor.shutdown(timeout_sec=0)
             if isinstance(node, ManagedNode):
                 node.close()
             if node is not None:

@@ -7,15 +7,17 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
+
+from pi_policy_node.nodes.executor import LeanExecutor
 
 
 class Spinning:
     """Spins nodes in the background; `probe` is a plain node to listen and talk with."""
 
     def __init__(self) -> None:
-        self._executor = SingleThreadedExecutor()
+        self._executor = LeanExecutor()
         self.probe = Node("probe")
         self.heard = defaultdict(list)
         self._nodes = [self.probe]
