@@ -8,7 +8,8 @@ import torch
 
 from pi_policy_node.bench import rtc
 from pi_policy_node.bench.seeded import inputs, model
-from pi_policy_node.policy.rtc import DelayTracker, Ensemble, Guide, guided_velocity, soft_mask, strength
+from pi_policy_node.policy.delay import DelayTracker
+from pi_policy_node.policy.rtc import Ensemble, Guide, guided_velocity, soft_mask, strength
 from pi_policy_node.policy.shapes import preset
 
 
