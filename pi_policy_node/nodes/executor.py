@@ -9,6 +9,7 @@ actions, coroutines, guard conditions) goes through rclpy's own code.
 from __future__ import annotations
 
 import inspect
+import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -31,41 +32,35 @@ class LeanExecutor(SingleThreadedExecutor):
         super().__init__(**options)
         self._watched: _Watched | None = None
         self._events_due = 0.0  # s, steady
+        self._spinning = threading.RLock()
 
     def shutdown(self, timeout_sec: float | None = None) -> bool:
-        self._let_go()
-        return super().shutdown(timeout_sec)
-
-    def remove_node(self, node: Any) -> None:
-        self._let_go()
-        super().remove_node(node)
+        done = super().shutdown(timeout_sec)  # wakes whoever spins
+        with self._spinning:
+            self._let_go()
+        return done
 
     def _spin_once_impl(self, timeout_sec: Any = None, wait_condition: Callable[[], bool] = lambda: False) -> None:
         if timeout_sec is not None and not isinstance(timeout_sec, (int, float)):
             timeout_sec = timeout_sec.timeout  # rclpy passes an object along while it spins until a future is done
-        now = time.monotonic()
-        if self._tasks or now >= self._events_due:
-            self._events_due = now + EVENTS_PERIOD
-            self._run_rclpys()
-        if wait_condition() or self._is_shutdown:
-            return
-        limit = self._events_due - now
-        if timeout_sec is not None and timeout_sec >= 0:
-            limit = min(limit, timeout_sec)
-        if self._watched is None:
-            self._watched = _Watched(self)
-        try:
+        with self._spinning:
+            now = time.monotonic()
+            if self._tasks or now >= self._events_due:
+                self._events_due = now + EVENTS_PERIOD
+                self._run_rclpys()
+            if wait_condition() or self._is_shutdown:
+                return
+            limit = self._events_due - now
+            if timeout_sec is not None and timeout_sec >= 0:
+                limit = min(limit, timeout_sec)
+            if self._watched is None:
+                self._watched = _Watched(self)
             rare = self._watched.wait(max(int(limit * 1e9), 0))
-        except InvalidHandle:  # destroyed meanwhile
-            self._let_go()
-            return
-        if self._is_shutdown:
-            return
+            if rare:
+                self._let_go()  # what it does may create or destroy anything
+                self._run_rclpys()
         if not self._context.ok():
             raise ExternalShutdownException()
-        if rare:
-            self._let_go()  # what it does may create or destroy anything
-            self._run_rclpys()
 
     def _run_rclpys(self) -> None:
         """Whatever is ready, by rclpy's own way."""
