@@ -13,7 +13,7 @@ from pi_policy_node.sim.model import TIMESTEP, Model
 from pi_policy_node.sim.scene import Item, Scene, SceneError
 
 SETTLE = 0.1  # s that a new scene gets to come to rest before anybody looks
-_WARNINGS = [getattr(mujoco.mjtWarning, f"mjWARN_{w}") for w in ("BADQPOS", "BADQVEL", "BADQACC")]
+_WARNINGS = [int(getattr(mujoco.mjtWarning, f"mjWARN_{w}")) for w in ("BADQPOS", "BADQVEL", "BADQACC")]
 
 
 class PhysicsError(RuntimeError):
@@ -50,8 +50,15 @@ class Physics:
         self.scene = Scene()
         self._bodies: dict[str, int] = {}  # name in the scene -> body
         self._items: dict[str, Item] = {}
+        self._free: dict[str, tuple[int, int]] = {}  # name in the scene -> where its free joint is in qpos, in qvel
         self._wheels = np.zeros(len(model.wheels))
-        self._yaw = int(model.base_qpos[2]) if len(model.base_qpos) else -1
+        self._spin = np.array(list(model.wheels.values())).reshape(-1, 3)
+        self._base = list(zip(model.base_qpos.tolist(), model.base_dof.tolist()))
+        self._yaw = self._base[2][0] if self._base else -1
+        moving = [model.mj.joint(name).id for name in model.published[:len(model.published) - len(model.wheels)]]
+        self._moving = model.mj.jnt_qposadr[moving], model.mj.jnt_dofadr[moving]
+        self._drawer = int(model.mj.joint("drawer").qposadr[0])
+        self._warnings = self.data.warning.number  # a view
         joints = model.mj.actuator_trnid[model.position, 0]
         ends, limited = model.mj.jnt_range[joints].T, model.mj.jnt_limited[joints].astype(bool)
         self._limits = np.where(limited, ends[0], -np.inf), np.where(limited, ends[1], np.inf)
@@ -67,6 +74,8 @@ class Physics:
         self._neutral.restore()
         self.scene, self._items = scene, dict(zip(scene.names(), scene.items))
         self._bodies = dict(zip(scene.names(), assigned))
+        joints = {name: mj.body_jntadr[body] for name, body in self._bodies.items()}
+        self._free = {name: (int(mj.jnt_qposadr[j]), int(mj.jnt_dofadr[j])) for name, j in joints.items()}
         for kind, bodies in self._slots.items():
             for body in bodies:
                 self._show(body, None)
@@ -79,7 +88,7 @@ class Physics:
             at = mj.jnt_qposadr[mj.body_jntadr[body]]
             x, y, z = item.position
             data.qpos[at:at + 7] = x, y, z + world.KINDS[item.kind].height + 5e-4, *_yaw_quaternion(item.yaw)
-        data.qpos[mj.joint("drawer").qposadr[0]] = scene.drawer * world.DRAWER_TRAVEL
+        data.qpos[self._drawer] = scene.drawer * world.DRAWER_TRAVEL
         if len(self.model.base_qpos):
             data.qpos[self.model.base_qpos] = scene.base
         self._wheels[:] = 0.0
@@ -131,36 +140,46 @@ class Physics:
     # -------------------------------------------------------------------------------------------------- motion
 
     def advance(self, position: np.ndarray, velocity: np.ndarray, twist: np.ndarray) -> None:
-        """N steps. position, velocity [N, J]: what the joints are asked for; twist [N, 3]: the base, in its own frame.
+        """N steps. position [N, J] and velocity [N, J] or [J]: what the joints are asked for; twist [N, 3] or [3]: the
+        base, in its own frame.
 
         What is not finite is not passed on to the joints: they stay at their last command, or stand.
         """
         mj, data, model = self.model.mj, self.data, self.model
-        bad = ~np.isfinite(position)
-        if bad.any():
-            position = np.where(bad, data.ctrl[model.position], position)
+        ctrl, qpos = data.ctrl, data.qpos
+        if not np.isfinite(position).all():
+            position = np.where(np.isfinite(position), position, ctrl[model.position])
+        if not np.isfinite(velocity).all():
+            velocity = np.nan_to_num(velocity, nan=0.0, posinf=20.0, neginf=-20.0)
+        if not np.isfinite(twist).all():
+            twist = np.nan_to_num(twist, nan=0.0, posinf=5.0, neginf=-5.0)
         controls = np.zeros((len(position), mj.nu))
-        controls[:, model.position] = np.clip(position, *self._limits)
-        controls[:, model.feedforward] = np.nan_to_num(np.clip(velocity, -20.0, 20.0), nan=0.0)
-        rows = np.nan_to_num(np.clip(twist, -5.0, 5.0), nan=0.0).tolist()
-        base = len(model.base_ctrl) > 0
-        for control, (vx, vy, wz) in zip(controls, rows):
-            if base:
-                yaw = data.qpos[self._yaw]
+        controls[:, model.position] = np.minimum(np.maximum(position, self._limits[0]), self._limits[1])
+        controls[:, model.feedforward] = np.minimum(np.maximum(velocity, -20.0), 20.0)
+        if twist.any() and self._base:
+            rows = np.broadcast_to(np.minimum(np.maximum(twist, -5.0), 5.0), (len(position), 3)).tolist()
+            for control, (vx, vy, wz) in zip(controls, rows):
+                yaw = qpos[self._yaw]
                 c, s = math.cos(yaw), math.sin(yaw)
                 control[model.base_ctrl] = c * vx - s * vy, s * vx + c * vy, wz
-            data.ctrl = control
-            mujoco.mj_step(mj, data)
+                ctrl[:] = control
+                mujoco.mj_step(mj, data)
+        else:
+            for control in controls:
+                ctrl[:] = control
+                mujoco.mj_step(mj, data)
         self._check()
         if model.wheels:
             b = self.base()
-            self._wheels += np.stack(list(model.wheels.values())) @ [b.vx, b.vy, b.wz] * (len(position) * TIMESTEP)
+            self._wheels += self._spin @ [b.vx, b.vy, b.wz] * (len(position) * TIMESTEP)
 
     def _check(self) -> None:
+        if not self._warnings[_WARNINGS].any():
+            return
         for warning in _WARNINGS:
-            if self.data.warning[warning].number:
-                raise PhysicsError(f"the physics came apart ({warning.name[7:]}) in scene {self.scene.name!r}, "
-                                   f"seed {self.scene.seed}")
+            if self._warnings[warning]:
+                raise PhysicsError(f"the physics came apart ({mujoco.mjtWarning(warning).name[7:]}) in scene "
+                                   f"{self.scene.name!r}, seed {self.scene.seed}")
 
     def place(self, name: str, position, yaw: float = 0.0) -> None:
         """Puts a thing of the scene elsewhere, standing, at rest. `position`: of what it stands on."""
@@ -179,9 +198,7 @@ class Physics:
     def _item(self, name: str) -> tuple[Item, int, int]:
         if name not in self._items:
             raise SceneError(f"nothing in the scene is called {name!r}; there are {', '.join(self._items) or 'none'}")
-        mj = self.model.mj
-        joint = mj.body_jntadr[self._bodies[name]]
-        return self._items[name], mj.jnt_qposadr[joint], mj.jnt_dofadr[joint]
+        return self._items[name], *self._free[name]
 
     def _wake(self, name: str) -> None:
         # A sleeping tree is woken by a force on it; the smallest one does.
@@ -198,23 +215,21 @@ class Physics:
 
     def joint_state(self) -> tuple[tuple[str, ...], np.ndarray, np.ndarray, np.ndarray]:
         """Names, positions, velocities and efforts of every moving joint, as a joint_state_broadcaster has them."""
-        mj, data, model = self.model.mj, self.data, self.model
-        n = len(model.published) - len(model.wheels)
-        ids = [mj.joint(name).id for name in model.published[:n]]
-        q, v = data.qpos[mj.jnt_qposadr[ids]], data.qvel[mj.jnt_dofadr[ids]]
-        effort = data.qfrc_actuator[mj.jnt_dofadr[ids]]
+        data, model = self.data, self.model
+        at, dofs = self._moving
         base = self.base()
-        spin = [float(w @ [base.vx, base.vy, base.wz]) for w in model.wheels.values()]
-        return (model.published, np.concatenate([q, self._wheels]), np.concatenate([v, spin]),
-                np.concatenate([effort, np.zeros(len(spin))]))
+        spin = self._spin @ [base.vx, base.vy, base.wz]
+        return (model.published, np.concatenate([data.qpos[at], self._wheels]), np.concatenate([data.qvel[dofs], spin]),
+                np.concatenate([data.qfrc_actuator[dofs], np.zeros(len(spin))]))
 
     def base(self) -> Base:
-        if not len(self.model.base_qpos):
+        if not self._base:
             return Base(0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
-        x, y, yaw = self.data.qpos[self.model.base_qpos]
-        vx, vy, wz = self.data.qvel[self.model.base_dof]
+        qpos, qvel = self.data.qpos, self.data.qvel
+        x, y, yaw = (float(qpos[at]) for at, _ in self._base)
+        vx, vy, wz = (float(qvel[dof]) for _, dof in self._base)
         c, s = math.cos(yaw), math.sin(yaw)
-        return Base(float(x), float(y), float(yaw), float(c * vx + s * vy), float(c * vy - s * vx), float(wz))
+        return Base(x, y, yaw, c * vx + s * vy, c * vy - s * vx, wz)
 
     def base_pose(self) -> np.ndarray:
         """[4, 4] of the robot's base frame in the world's."""
@@ -226,16 +241,15 @@ class Physics:
 
     def things(self) -> dict[str, Thing]:
         """Everything of the scene, by name."""
-        result = {}
+        result, qpos, qvel = {}, self.data.qpos.copy(), self.data.qvel.copy()
         for name, item in self._items.items():
-            _, at, dof = self._item(name)
-            q = self.data.qpos[at:at + 7]
-            result[name] = Thing(item.kind, item.colour, q[:3].copy(), q[3:].copy(), self.data.qvel[dof:dof + 3].copy())
+            at, dof = self._free[name]
+            result[name] = Thing(item.kind, item.colour, qpos[at:at + 3], qpos[at + 3:at + 7], qvel[dof:dof + 3])
         return result
 
     def drawer(self) -> float:
         """How far the drawer is open, 0 .. 1."""
-        return float(self.data.qpos[self.model.mj.joint("drawer").qposadr[0]] / world.DRAWER_TRAVEL)
+        return float(self.data.qpos[self._drawer] / world.DRAWER_TRAVEL)
 
     def in_contact(self, name: str) -> set[str]:
         """Bodies that touch a thing of the scene."""

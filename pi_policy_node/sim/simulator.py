@@ -10,7 +10,7 @@ from typing import NamedTuple, Sequence
 import numpy as np
 
 from pi_policy_node.robot import Robot
-from pi_policy_node.sim.controllers import (GripperActionController, Point, PositionController, TrajectoryController,
+from pi_policy_node.sim.controllers import (GripperActionController, PositionController, TrajectoryController,
                                             TwistController)
 from pi_policy_node.sim.model import TIMESTEP, build
 from pi_policy_node.sim.physics import Physics, Thing
@@ -47,6 +47,9 @@ class Simulator:
         for group in robot.groups:
             self.controllers[group.controller.name] = _controller(group, robot)
             self._columns[group.controller.name] = np.array([self.model.joints.index(j) for j in group.joints], int)
+        self._rows = _Rows(robot)
+        self._asked: np.ndarray | None = None  # [J] what `step` asked for last; None while the controllers know
+        self._twist, self._twisted = np.zeros(3), 0.0  # and of the base, and when
         self._renderers: dict[bool, tuple[tuple[int, int], Renderer]] = {}
         self._scene: Scene | str = scene
         self.reset(seed)
@@ -70,28 +73,29 @@ class Simulator:
         position, _ = self.physics.joints()
         for name, controller in self.controllers.items():
             controller.hold(position[self._columns[name]])
+        self._asked = None
         return drawn
 
     def step(self, row: np.ndarray, dt: float | None = None) -> None:
-        """One row of actions [A], in the action's units: to be reached in `dt` (the robot's own when None)."""
+        """One row of actions [A], in the action's units: to be reached in `dt` (the robot's own when None).
+
+        Joints with a trajectory controller follow a straight line from row to row, the others have the row at once.
+        """
         dt = self.robot.dt if dt is None else dt
-        now = self.time
-        for group in self.robot.groups:
-            controller, values = self.controllers[group.controller.name], np.asarray(row, float)[group.columns]
-            if group.gripper:
-                values = np.array([group.gripper.position(v) for v in values])
-            if isinstance(controller, TwistController):
-                controller.command(values, now=now)
-            elif isinstance(controller, TrajectoryController):
-                controller.command(group.joints, [Point(dt, values)], now=now)
-            elif isinstance(controller, PositionController):
-                controller.command(values)
-            else:
-                controller.goal(float(values[0]), now=now)
-        self.advance(round(dt / TIMESTEP))
+        steps, rows = round(dt / TIMESTEP), self._rows
+        before = self._reference() if self._asked is None else self._asked
+        target = rows.positions(row)
+        change = np.where(rows.straight, target - before, 0.0)
+        left = np.arange(steps - 1, -1, -1)[:, None] / steps
+        self._asked = np.where(np.isfinite(target), target, before)
+        self._twist, self._twisted = rows.twist(row), self.time
+        self.physics.advance(target - left * change, change / dt, self._twist)
+        self.steps += steps
 
     def advance(self, steps: int) -> None:
         """Physics for that many time steps; commands given before are followed from here on."""
+        if self._asked is not None:
+            self._hand_over()
         times = self.epoch + (self.steps + 1 + np.arange(steps)) * TIMESTEP
         position = np.empty((steps, len(self.model.joints)))
         velocity = np.zeros_like(position)
@@ -106,11 +110,27 @@ class Simulator:
         self.physics.advance(position, velocity, twist)
         self.steps += steps
 
+    def _reference(self) -> np.ndarray:
+        """[J] what the controllers ask for."""
+        asked = np.empty(len(self.model.joints))
+        for name, controller in self.controllers.items():
+            if not isinstance(controller, TwistController):
+                asked[self._columns[name]] = controller.reference[0]
+        return asked
+
+    def _hand_over(self) -> None:
+        """From `step` to the controllers, which go on from the last row."""
+        for name, controller in self.controllers.items():
+            if isinstance(controller, TwistController):
+                controller.command(self._twist, stamp=self._twisted, now=self._twisted)
+            else:
+                controller.hold(self._asked[self._columns[name]])
+        self._asked = None
+
     def state(self) -> np.ndarray:
         """[A] as the robot would report it."""
-        names, position, _, _ = self.physics.joint_state()
         base = self.physics.base()
-        return self.robot.state(names, position, (base.vx, base.vy, base.wz))
+        return self._rows.state(self.physics.joints()[0], (base.vx, base.vy, base.wz))
 
     def observe(self) -> Observation:
         """State and camera images now."""
@@ -145,6 +165,36 @@ class Simulator:
             renderer = Renderer(self.model, height=made[0], width=made[1], pretty=pretty)
             self._renderers[pretty] = made, renderer
         return renderer
+
+
+class _Rows:
+    """Rows of actions as positions of the driven joints, and back."""
+
+    def __init__(self, robot: Robot):
+        joints = [(column, group) for group in robot.groups if group.kind != "base"
+                  for column in range(group.columns.start, group.columns.stop)]
+        self._size, self._columns = len(robot.action_names), np.array([column for column, _ in joints], int)
+        grippers = [group.gripper for _, group in joints]
+        self._closed = np.array([g.closed if g else 0.0 for g in grippers])
+        self._stroke = np.array([g.open - g.closed if g else 1.0 for g in grippers])
+        self.straight = np.array([group.controller.kind == "joint_trajectory" for _, group in joints], bool)  # [J]
+        self._base = next((group.columns for group in robot.groups if group.kind == "base"), None)
+
+    def positions(self, row: np.ndarray) -> np.ndarray:
+        """[A] -> [J]"""
+        return self._closed + self._stroke * np.asarray(row, float)[self._columns]
+
+    def twist(self, row: np.ndarray) -> np.ndarray:
+        """[A] -> [3]"""
+        return np.zeros(3) if self._base is None else np.array(row[self._base], float)
+
+    def state(self, positions: np.ndarray, twist: Sequence[float]) -> np.ndarray:
+        """[J], [3] -> [A]"""
+        state = np.zeros(self._size)
+        state[self._columns] = (positions - self._closed) / self._stroke
+        if self._base is not None:
+            state[self._base] = twist
+        return state
 
 
 def _controller(group, robot: Robot) -> Controller:

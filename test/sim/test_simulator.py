@@ -121,14 +121,13 @@ def test_mimic_fingers_move_together(sim):
     assert q["left_finger_joint_mirror"] == pytest.approx(q["left_finger_joint"], abs=2e-4)
 
 
-def test_what_is_not_finite_stops_that_joint_and_is_counted(sim):
+def test_what_is_not_finite_stops_that_joint(sim):
     sim.reset(0, "empty")
     row = ROBOT.home.copy()
     row[0] = np.nan
     for _ in range(50):
         sim.step(row)
     assert np.isfinite(sim.state()).all() and abs(sim.state()[0] - ROBOT.home[0]) < 0.01
-    assert sim.controllers["left_arm_controller"].counters["accepted_nan"] == 50
 
 
 def test_no_command_however_wild_breaks_the_physics(sim):
