@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import mujoco
 import numpy as np
 
@@ -35,17 +37,34 @@ class Renderer:
         self._option.geomgroup[[meshes.ALWAYS, meshes.PRETTY if pretty else meshes.FAST]] = 1
         self._perturb = mujoco.MjvPerturb()
         self._size = height, width
+        self._views = [_fixed(mj.camera(camera.name).id) for camera in model.robot.cameras]
+        self._radii = np.where(mj.geom_rbound > 0, mj.geom_rbound, np.inf)  # planes have no end
 
     def cameras(self, data: mujoco.MjData, names, size: tuple[int, int] | None = None) -> dict[str, np.ndarray]:
-        """Images uint8 [h, w, 3] of the robot's cameras, each in its own size, or all in `size` (h, w)."""
-        images = {}
-        for camera in self._model.robot.cameras:
-            if camera.name in names:
-                view = mujoco.MjvCamera()
-                view.type = mujoco.mjtCamera.mjCAMERA_FIXED
-                view.fixedcamid = self._model.mj.camera(camera.name).id
-                images[camera.name] = self._render(data, view, size or (camera.height, camera.width), bool(images))
+        """Images uint8 [h, w, 3] of the robot's cameras, each in its own size, or all in `size` (h, w).
+
+        The robot's first camera carries the headlight for all of them: the light must not move with the hands.
+        """
+        images, mj = {}, self._model.mj
+        groups = mj.geom_group.copy()
+        try:
+            for camera, view in zip(self._model.robot.cameras, self._views):
+                if camera.name in names:
+                    shape = size or (camera.height, camera.width)
+                    mj.geom_group[:] = np.where(self._in_sight(data, view.fixedcamid, shape), groups, meshes.HIDDEN)
+                    images[camera.name] = self._render(data, view, shape, light=self._views[0])
+        finally:
+            mj.geom_group[:] = groups
         return images
+
+    def _in_sight(self, data: mujoco.MjData, camera: int, size: tuple[int, int]) -> np.ndarray:
+        """Geoms whose bounding sphere reaches into a camera's pyramid of sight: drawing costs by the vertex."""
+        at = (data.geom_xpos - data.cam_xpos[camera]) @ data.cam_xmat[camera].reshape(3, 3)  # looking along -z
+        up = math.tan(math.radians(self._model.mj.cam_fovy[camera]) / 2)
+        seen = self._radii > at[:, 2]
+        for across, slope in ((at[:, 0], up * size[1] / size[0]), (at[:, 1], up)):
+            seen &= np.abs(across) + slope * at[:, 2] < self._radii * math.hypot(1.0, slope)
+        return seen
 
     def free(self, data: mujoco.MjData, size: tuple[int, int], *, lookat=(0.45, 0.0, 0.65), distance: float = 2.6,
              azimuth: float = 150.0, elevation: float = -22.0) -> np.ndarray:
@@ -53,18 +72,17 @@ class Renderer:
         view = mujoco.MjvCamera()
         view.type = mujoco.mjtCamera.mjCAMERA_FREE
         view.lookat[:], view.distance, view.azimuth, view.elevation = lookat, distance, azimuth, elevation
-        return self._render(data, view, size, False)
+        return self._render(data, view, size, light=view)
 
-    def _render(self, data, view, size, same_moment: bool) -> np.ndarray:
+    def _render(self, data, view, size, *, light) -> np.ndarray:
+        """light: the camera that carries the headlight."""
         height, width = size
         if height > self._size[0] or width > self._size[1]:
             raise ValueError(f"this renderer is for at most {self._size[1]}x{self._size[0]}, not {width}x{height}")
         self._gl.make_current()
         mj = self._model.mj
-        if same_moment:  # the geoms are those of the image before
-            mujoco.mjv_updateCamera(mj, data, view, self._scene)
-        else:
-            mujoco.mjv_updateScene(mj, data, self._option, self._perturb, view, mujoco.mjtCatBit.mjCAT_ALL, self._scene)
+        mujoco.mjv_updateScene(mj, data, self._option, self._perturb, light, mujoco.mjtCatBit.mjCAT_ALL, self._scene)
+        mujoco.mjv_updateCamera(mj, data, view, self._scene)
         rectangle = mujoco.MjrRect(0, 0, width, height)
         mujoco.mjr_render(rectangle, self._scene, self._context)
         image = np.empty((height, width, 3), np.uint8)
@@ -74,3 +92,9 @@ class Renderer:
     def close(self) -> None:
         self._context.free()
         self._gl.free()
+
+
+def _fixed(camera: int) -> mujoco.MjvCamera:
+    view = mujoco.MjvCamera()
+    view.type, view.fixedcamid = mujoco.mjtCamera.mjCAMERA_FIXED, camera
+    return view

@@ -254,7 +254,7 @@ def _room(spec: mujoco.MjSpec) -> None:
     floor = _Body(spec.worldbody, contype=FLOOR, conaffinity=0)
     floor.add(_PLANE, [3.5, 3.5, 0.1], (-0.2, -0.4, 0), name="floor", material="parquet", rgba=[1, 1, 1, 1],
               group=meshes.PRETTY)
-    floor.add(_PLANE, [3.5, 3.5, 0.1], (-0.2, -0.4, 0), contype=0, rgba=[0.56, 0.52, 0.47, 1], group=meshes.FAST)
+    floor.add(_PLANE, [3.5, 3.5, 0.3], (-0.2, -0.4, 0), contype=0, rgba=[0.56, 0.52, 0.47, 1], group=meshes.FAST)
     seen = dict(contype=0, conaffinity=0)
     for low, high, colour in (((3.0, -3.9, 0), (3.1, 3.1, 2.9), (0.80, 0.79, 0.75)),   # in front of the robot
                               ((-3.8, -3.9, 0), (-3.7, 3.1, 2.9), (0.66, 0.74, 0.77)),  # behind
