@@ -91,15 +91,13 @@ async def _until_stopped(serving) -> None:
 
 
 def _policy(args: argparse.Namespace, robot):
-    from pi_policy_node.policy.registry import BACKENDS, make_policy
+    from pi_policy_node.policy.registry import make_policy
 
     options = {name: getattr(args, name) for name in PASSED_ON if getattr(args, name) is not None}
     if args.policy == "remote":
         raise CommandError("--policy remote: a server that only asks another one serves nobody; name a policy to run")
-    if args.policy in PRESETS and args.policy not in BACKENDS:
-        if "checkpoint" not in options:
-            raise CommandError(f"--policy {args.policy} needs its weights: --checkpoint PATH")
-        return make_policy("vla", robot, preset=args.policy, **options)
+    if args.policy in PRESETS and "checkpoint" not in options:
+        raise CommandError(f"--policy {args.policy} needs its weights: --checkpoint PATH")
     return make_policy(args.policy, robot, **options)
 
 

@@ -14,12 +14,16 @@ from pi_policy_node.nodes.common import (
     ERROR, LATCHED, OK, RELIABLE1, SENSOR, STALE, WARN, ManagedNode, from_seconds, parameter, robot_parameter,
     steady_timer, to_seconds,
 )  # fmt: skip
+from pi_policy_node.policy.ahead import Chunk
 from pi_policy_node.policy.base import Observation
-from pi_policy_node.policy.loop import Chunk, Code, PolicyLoop, State, Task
-from pi_policy_node.policy.registry import BACKENDS, make_policy, options
+from pi_policy_node.policy.ladder import Ladder, Task
+from pi_policy_node.policy.loop import PolicyLoop
+from pi_policy_node.policy.registry import make_policy, options, split
+from pi_policy_node.policy.status import Code, State
 from pi_policy_node.robot import RobotError
 from pi_policy_node.vision import ImageError, check_image
 
+CLOSE_LIMIT = 1.0  # s for policies to come back from their last inference
 LEVELS = {State.INACTIVE: STALE, State.IDLE: OK, State.RUNNING: OK, State.BLIND: WARN, State.FAILED: ERROR}
 
 
@@ -29,26 +33,32 @@ class PolicyNode(ManagedNode):
     def __init__(self, cli_args: list[str] | None = None) -> None:
         super().__init__("policy", cli_args=cli_args)
         self.robot = robot_parameter(self)
-        self.backend = parameter(self, "policy", "scripted", "which policy thinks", choices=sorted(BACKENDS))
+        self.names = split(parameter(self, "policy", "scripted", "which policy thinks; several, with commas between, are "
+                                     "a fallback ladder, the preferred one first"))
         self.deadline = parameter(self, "deadline_s", 0.5, "an inference that takes longer is given up [s]",
-                                  minimum=0.01, maximum=60.0)
-        self.options = self.declare_options()
-        self.policy = None
+                                  minimum=0.01, maximum=5.0)
+        self.step_down = parameter(self, "step_down_s", 0.25, "a policy with another one below it that takes longer is "
+                                   "stepped down from [s]; its inference and one of the next must fit into the robot's "
+                                   "max_blind", minimum=0.01, maximum=5.0)
+        self.climb = parameter(self, "climb_after_s", 2.0, "a policy that was stepped down from and has answered well on "
+                               "the side for so long is used again [s]", minimum=0.0, maximum=600.0)
+        self.options = {name: self.declare_options(name) for name in self.names}
+        self.ladder: Ladder | None = None
         self.loop: PolicyLoop | None = None
         self.chunks = self.create_publisher(ActionChunk, "action_chunk", RELIABLE1)
         self.statuses = self.create_publisher(PolicyStatus, "policy/status", LATCHED)
         self.create_subscription(ObservationMsg, "observation", self.on_observation, SENSOR)
         self.create_subscription(Instruction, "instruction", self.on_instruction, RELIABLE1)
         steady_timer(self, 0.02, lambda: self.loop and self.loop.tick())
-        steady_timer(self, 0.5, self.publish_status)
+        steady_timer(self, 0.25, self.publish_status)
         self.publish_status()
 
-    def declare_options(self) -> dict[str, object]:
-        """What the backend is to be told, from parameters called <backend>.<option>; empty ones are left to it."""
+    def declare_options(self, backend: str) -> dict[str, object]:
+        """What a backend is to be told, from parameters called <backend>.<option>; empty ones are left to it."""
         chosen = {}
-        for name, option in options(self.backend).items():
+        for name, option in options(backend).items():
             default = option.default if option.default not in (None, option.empty) else ""
-            value = parameter(self, f"{self.backend}.{name}", default, f"option of the policy '{self.backend}'")
+            value = parameter(self, f"{backend.rpartition(':')[2]}.{name}", default, f"option of the policy '{backend}'")
             if value != "":
                 chosen[name] = int(value) if default == "" and str(option.annotation).startswith("int") else value
         return chosen
@@ -57,20 +67,25 @@ class PolicyNode(ManagedNode):
 
     def configure(self) -> None:
         """Loads and warms up."""
-        begin = time.monotonic()
-        self.policy = make_policy(self.backend, self.robot, **self.options)
-        try:
-            self.policy.warm_up()
-        except ConnectionError as error:  # the link goes on trying, and until then policy/status says LINK_DOWN
-            self.get_logger().warning(f"policy '{self.backend}' is not there yet: {error}")
-        else:
-            self.get_logger().info(f"policy '{self.backend}' is warm ({time.monotonic() - begin:.1f} s)")
+        policies = []
+        for name in self.names:
+            begin = time.monotonic()
+            policy = make_policy(name, self.robot, **self.options[name])
+            policies.append((name.rpartition(":")[2], policy))
+            try:
+                policy.warm_up()
+            except ConnectionError as error:  # the link goes on trying, and until then policy/status says LINK_DOWN
+                self.get_logger().warning(f"policy '{name}' is not there yet: {error}")
+            else:
+                self.get_logger().info(f"policy '{name}' is warm ({time.monotonic() - begin:.1f} s)")
+        self.ladder = Ladder(policies, self.robot, deadline=self.deadline, step_down=self.step_down,
+                             climb_after=self.climb)
 
     def activate(self) -> None:
         """Starts to answer observations."""
         # Sequence numbers go on upwards over a restart of this process, or its chunks would be refused as old ones.
-        self.loop = PolicyLoop(self.policy, self.robot, send=self.send, changed=self.publish_status, now=self.now,
-                               deadline=self.deadline, first_sequence=time.time_ns() // 1000)
+        self.loop = PolicyLoop(self.ladder, self.robot, send=self.send, changed=self.publish_status, now=self.now,
+                               first_sequence=time.time_ns() // 1000)
         self.loop.start()
         self.publish_status()
 
@@ -78,13 +93,18 @@ class PolicyNode(ManagedNode):
         """Stops answering; the robot comes to rest on an empty chunk."""
         loop, self.loop = self.loop, None
         if loop is not None and not loop.close():
-            self.get_logger().warning("the policy did not come back from its last inference")
+            self.get_logger().info("a policy still thinks; nobody waits for it")
         self.publish_status()
 
     def cleanup(self) -> None:
-        """Lets go of the policy."""
-        policy, self.policy = self.policy, None
-        getattr(policy, "close", lambda: None)()
+        """Lets go of the policies."""
+        ladder, self.ladder = self.ladder, None
+        if ladder is None:
+            return
+        for name in ladder.close(CLOSE_LIMIT):
+            self.get_logger().warning(f"policy '{name}' did not come back from its last inference")
+        for rung in ladder.rungs:
+            getattr(rung.policy, "close", lambda: None)()
 
     # ------------------------------------------------------------------------------------------------------ messages
 
@@ -96,7 +116,7 @@ class PolicyNode(ManagedNode):
         if not message.id or left <= 0:
             self.loop.instruct(None)
         else:
-            self.loop.instruct(Task(message.id, message.subtask or message.text, time.monotonic() + left))
+            self.loop.instruct(Task(message.id, message.text, time.monotonic() + left, message.subtask, message.attempt))
 
     def on_observation(self, message: ObservationMsg) -> None:
         """One synchronised set."""
@@ -124,7 +144,7 @@ class PolicyNode(ManagedNode):
                     return
                 rows = np.frombuffer(image.data, np.uint8).reshape(image.height, image.step)
                 images[name] = rows[:, : image.width * 3].reshape(image.height, image.width, 3)
-            elif name in getattr(self.policy, "cameras", ()):
+            elif all(name in getattr(rung.policy, "cameras", ()) for rung in self.ladder.rungs):
                 self.loop.lack(Code.CAMERA_INVALID, f"{name}: {reason}")
                 return
         twist = message.odom.twist.twist
@@ -139,7 +159,7 @@ class PolicyNode(ManagedNode):
 
     def send(self, chunk: Chunk) -> None:
         """A chunk, from the worker's thread."""
-        message = ActionChunk(source=self.backend, sequence=chunk.sequence, instruction_id=chunk.task,
+        message = ActionChunk(source=chunk.source, sequence=chunk.sequence, instruction_id=chunk.task,
                               observation_stamp=from_seconds(chunk.observed), dt=self.robot.dt,
                               horizon=len(chunk.rows), names=list(self.robot.action_names),
                               data=chunk.rows.ravel().tolist(), inference_time=chunk.inference_time,
@@ -148,9 +168,9 @@ class PolicyNode(ManagedNode):
         self.chunks.publish(message)
 
     def publish_status(self) -> None:
-        """At 2 Hz and on every change."""
+        """At 4 Hz and on every change."""
         loop = self.loop
-        message = PolicyStatus(backend=self.backend)
+        message = PolicyStatus(backend=self.names[0].rpartition(":")[2])
         message.header.stamp = self.get_clock().now().to_msg()
         if loop is None:
             message.cause = "not active"
@@ -158,10 +178,11 @@ class PolicyNode(ManagedNode):
         else:
             status = loop.status
             message.state, message.code, message.cause = status.state.value, status.code.value, status.cause
+            message.backend, message.rung = status.source, status.rung
             message.instruction_id, message.subtask, message.progress = status.task, status.subtask, status.progress
             message.inference_p50, message.inference_p99 = status.p50, status.p99
             message.chunks, message.failures = status.chunks, status.failures
-            values = {"backend": self.backend, "p50 (s)": status.p50, "p99 (s)": status.p99,
+            values = {"backend": status.source, "rung": status.rung, "p50 (s)": status.p50, "p99 (s)": status.p99,
                       "chunks": status.chunks, "failures": status.failures, "cause": status.cause}
             self.diagnostics.set("inference", LEVELS[status.state], status.code.name.lower().replace("_", " "), values)
         self.statuses.publish(message)

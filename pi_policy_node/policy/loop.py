@@ -1,4 +1,4 @@
-"""The loop around a policy: newest observation in, next chunk out, on the time line. Threads, but no ROS.
+"""The loop around a ladder of policies: newest observation in, next chunk out, on the time line. Threads, but no ROS.
 
 Two clocks. Chunks are stamped with the node's clock, as observations are; every limit runs on the steady one, or it
 would never pass when the other stops.
@@ -9,137 +9,45 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from enum import Enum
+from dataclasses import replace
 
 import numpy as np
 
-from pi_policy_node.policy.base import Cancelled, DeadlineExceeded, Observation, Policy, Prefix
+from pi_policy_node.policy.ahead import Chunk, committed, cut
+from pi_policy_node.policy.base import Cancelled, DeadlineExceeded, Observation, Prefix
+from pi_policy_node.policy.ladder import Answer, Ladder, Question, Rung, Task
+from pi_policy_node.policy.status import Code, State, Status, WordsUnknown, explain
 from pi_policy_node.robot import Robot
 
 FRESH = 0.3  # s; an older observation is no observation
 BLIND_REPEAT = 0.2  # s between empty chunks while blind
-TRANSPORT = 0.02  # s from a chunk's being ready to its being played, on top of the inference
-
-
-class State(Enum):
-    """What the loop is doing; the numbers are those of pi_msgs/PolicyStatus."""
-
-    INACTIVE = 0
-    IDLE = 1
-    RUNNING = 2
-    BLIND = 3
-    FAILED = 4
-
-
-class Code(Enum):
-    """Why; the numbers are those of pi_msgs/PolicyStatus."""
-
-    OK = 0
-    NO_INSTRUCTION = 1
-    NO_OBSERVATION = 2
-    CAMERA_INVALID = 3
-    STATE_INVALID = 4
-    DEADLINE_MISSED = 10
-    EXCEPTION = 11
-    NOT_FINITE = 12
-    OUT_OF_MEMORY = 13
-    LINK_DOWN = 14
-
-
-@dataclass(frozen=True)
-class Task:
-    """The instruction in force."""
-
-    id: str
-    prompt: str
-    until: float  # s, steady: the end of the lease
-
-
-@dataclass(frozen=True)
-class Chunk:
-    """Rows on the time line: row k is due at stamp + k dt [s, the node's clock]. No rows: come to rest."""
-
-    stamp: float
-    rows: np.ndarray  # [H, A]
-    task: str
-    observed: float  # s, the node's clock
-    inference_time: float = 0.0  # s
-    fixed: int = 0  # leading rows repeated from the chunk before
-    sequence: int = 0
-
-
-@dataclass(frozen=True)
-class Status:
-    """What people and programs may know."""
-
-    state: State = State.INACTIVE
-    code: Code = Code.OK
-    cause: str = ""
-    task: str = ""
-    subtask: str = ""
-    progress: float = math.nan
-    p50: float = math.nan
-    p99: float = math.nan
-    chunks: int = 0
-    failures: int = 0
-
-
-class NotFinite(Exception):
-    """A policy's actions hold NaN or infinity."""
-
-
-def committed(last: Chunk | None, task: str, *, stamp: float, until: float, state: np.ndarray,
-              robot: Robot) -> tuple[float, Prefix | None]:
-    """When row 0 of the next chunk is due, and the rows from there on that will have run at `until`.
-
-    The next chunk keeps the time grid of the last one, so that its fixed rows are that one's rows and not
-    interpolations. Nothing is committed, and row 0 is due at the stamp of the observation, without a last chunk, after
-    one of another task (the bridge brakes at once when the instruction changes), and where the robot is not where that
-    chunk would have it (it was held).
-    """
-    if last is None or len(last.rows) == 0 or last.task != task:
-        return stamp, None
-    played = min(len(last.rows), int((last.observed + robot.max_blind - last.stamp) / robot.dt) + 1)
-    first = max(math.ceil((stamp - last.stamp) / robot.dt - 1e-6), 0)
-    end = min(math.ceil((until - last.stamp) / robot.dt), played)
-    if end <= first or not follows(last.rows[: played], first, state, robot):
-        return stamp, None
-    return last.stamp + first * robot.dt, Prefix(last.rows[first:end], planned=last.rows[end:])
-
-
-def follows(rows: np.ndarray, first: int, state: np.ndarray, robot: Robot) -> bool:
-    """Whether a measured state [A] is on the plan, given that an arm lags behind its command by up to 0.25 s."""
-    recent = rows[max(first - round(0.25 / robot.dt), 0): first + 1]
-    judged = ~(robot.is_base | robot.is_gripper)  # velocities are noise; a gripper on a block never arrives
-    apart = np.abs(recent - state).min(axis=0)
-    return bool(np.all(apart[judged] <= robot.splice_tolerance[judged]))
+TRANSPORT = 0.02  # s from a chunk's being ready to its being played
+CLOSE_LIMIT = 1.0  # s for the loop's thread to come back; it waits for no policy
+HOLD = "hold"  # what Status.source says when no rung answers
 
 
 class PolicyLoop:
-    """Runs a policy in a worker thread. `send` and `changed` are called from there, or from whoever calls `tick`."""
+    """Asks policies from a thread of its own. `send` and `changed` are called from there, from `instruct` or `tick`."""
 
-    def __init__(self, policy: Policy, robot: Robot, *, send: Callable[[Chunk], None], changed: Callable[[], None],
-                 now: Callable[[], float], deadline: float = 0.5, first_sequence: int = 1) -> None:
-        self._policy, self._robot = policy, robot
+    def __init__(self, ladder: Ladder, robot: Robot, *, send: Callable[[Chunk], None], changed: Callable[[], None],
+                 now: Callable[[], float], first_sequence: int = 1) -> None:
+        self._ladder, self._robot = ladder, robot
         self._send, self._changed, self._now = send, changed, now
-        self._deadline = deadline
         self._wake = threading.Condition(threading.RLock())
         self._stop = False
-        self._cancel = threading.Event()
         self._task: Task | None = None
-        self._observation: Observation | None = None  # newest that was not thought about
+        self._answer = Answer()  # that is being waited for
+        self._newest: Observation | None = None
+        self._observation: Observation | None = None  # the same, unless it was thought about
         self._seen = -math.inf  # s, steady: capture of the newest good observation
         self._lack = (Code.NO_OBSERVATION, "no observation yet")
         self._last: Chunk | None = None
-        self._served = ""  # id of the task that the policy was told of
-        self._thinking = math.inf  # s, steady: begin of the inference under way
+        self._above = (Code.OK, "")  # why the rungs above the one in use are not
         self._blind_sent = -math.inf
-        self._durations: deque[float] = deque(maxlen=100)
         self._sequence = first_sequence
-        self._status = Status(state=State.IDLE, code=Code.NO_INSTRUCTION, cause="no instruction")
+        self._status = Status(state=State.IDLE, code=Code.NO_INSTRUCTION, cause="no instruction",
+                              source=ladder.rungs[0].name)
         self._thread = threading.Thread(target=self._run, name="policy", daemon=True)
 
     # ------------------------------------------------------------------------------------------------------- outside
@@ -149,24 +57,25 @@ class PolicyLoop:
         self._thread.start()
 
     def close(self) -> bool:
-        """Stops answering and asks the robot to rest. False when the policy did not come back in time."""
+        """Stops answering, at once, and asks the robot to rest. False where a policy still thinks."""
         with self._wake:
             self._stop = True
             task = self._task
             self._task = None
-            self._cancel.set()
+            self._answer.give_up()
             self._wake.notify_all()
         if task is not None:
-            self._send(self._number(Chunk(self._now(), self._nothing(), task.id, self._now())))
+            self._send(self._number(Chunk(self._now(), self._nothing(), task.id, self._now(),
+                                          source=self._status.source)))
         if self._thread.is_alive():
-            self._thread.join(timeout=self._deadline + 1.0)
-        return not self._thread.is_alive()
+            self._thread.join(timeout=CLOSE_LIMIT)
+        return not any(rung.busy for rung in self._ladder.rungs)
 
     @property
     def status(self) -> Status:
         """What is going on now."""
         with self._wake:
-            durations = np.array(self._durations)
+            durations = np.array(self._ladder.rungs[min(self._status.rung, len(self._ladder.rungs) - 1)].durations)
             status = self._status
         if len(durations) == 0:
             return status
@@ -174,20 +83,29 @@ class PolicyLoop:
 
     def instruct(self, task: Task | None) -> None:
         """The instruction now in force, renewed; None: withdrawn."""
+        shorter = None
         with self._wake:
             old, self._task = self._task, task
-            new = task is not None and (old is None or (old.id, old.prompt) != (task.id, task.prompt))
+            other = task is not None and (old is None or old.id != task.id)
+            new = task is not None and (other or (old.key, old.words) != (task.key, task.words))
+            if other:
+                self._ladder.begin()
+                self._above = (Code.OK, "")
             if task is None or new:
-                self._cancel.set()  # what is being thought out serves nobody any more
+                self._answer.give_up()  # what is being thought out serves nobody any more
             if new:
+                self._observation = self._newest  # to be thought about again, in the light of the new words
+                shorter = None if other else self._shorten()
                 self._wake.notify_all()
+        if shorter is not None:
+            self._send(shorter)
         if task is None and old is not None:
             self._set(State.IDLE, Code.NO_INSTRUCTION, "the instruction was withdrawn", task="")
 
     def observe(self, observation: Observation, age: float) -> None:
         """A good observation, `age` s after its capture."""
         with self._wake:
-            self._observation = observation
+            self._observation = self._newest = observation
             self._seen = time.monotonic() - max(age, 0.0)
             self._wake.notify_all()
 
@@ -200,9 +118,8 @@ class PolicyLoop:
         """Watches the limits; to be called every few 10 ms from a thread that nothing blocks."""
         now = time.monotonic()
         with self._wake:
-            task, seen, thinking, lack = self._task, self._seen, self._thinking, self._lack
-            blind = task is not None and now - seen > FRESH
-            say = blind and now - self._blind_sent > BLIND_REPEAT
+            task, seen, lack = self._task, self._seen, self._lack
+            say = task is not None and now - seen > FRESH and now - self._blind_sent > BLIND_REPEAT
             if say:
                 self._blind_sent = now
                 self._last = None
@@ -211,83 +128,138 @@ class PolicyLoop:
                 expired = self._task is task
                 if expired:
                     self._task = None
-                    self._cancel.set()
+                    self._answer.give_up()
             if expired:
                 self._set(State.IDLE, Code.NO_INSTRUCTION, "the instruction was not renewed", task="")
         elif say:
             code, cause = lack
             age = "" if seen == -math.inf else f"; the last good observation is {now - seen:.1f} s old"
-            self._send(self._number(Chunk(self._now(), self._nothing(), task.id, self._now())))
+            self._send(self._number(Chunk(self._now(), self._nothing(), task.id, self._now(),
+                                          source=self._status.source)))
             self._set(State.BLIND, code, cause + age, task=task.id)
-        elif task is not None and now - thinking > self._deadline and not self._cancel.is_set():
-            self._cancel.set()
-            self._set(State.FAILED, Code.DEADLINE_MISSED, f"no answer within {self._deadline:g} s", failed=True)
 
-    # -------------------------------------------------------------------------------------------------- in the worker
+    # -------------------------------------------------------------------------------------------------- in the thread
 
     def _run(self) -> None:
         while True:
             with self._wake:
-                while not self._stop and not self._ready():
-                    self._wake.wait()
+                rung = None
+                while not self._stop:
+                    ready = self._ready()
+                    rung = self._ladder.pick(self._task, time.monotonic()) if ready else None
+                    if rung is not None:
+                        break
+                    # A rung that hangs is given up by the clock; nobody tells when.
+                    self._wake.wait(0.05 if ready and len(self._ladder.rungs) > 1 else None)
                 if self._stop:
                     return
                 task, observation = self._task, self._observation
                 self._observation = None
-                self._cancel = threading.Event()
-                cancel = self._cancel
-                self._thinking = time.monotonic()
-            try:
-                self._think(task, observation, cancel)
-            finally:
-                with self._wake:
-                    self._thinking = math.inf
+                self._answer = answer = Answer()
+            self._think(rung, task, observation, answer)
 
     def _ready(self) -> bool:
-        return self._task is not None and self._observation is not None and time.monotonic() - self._seen <= FRESH
+        return (self._task is not None and self._observation is not None and self._ladder.knows(self._task)
+                and time.monotonic() - self._seen <= FRESH)
 
-    def _think(self, task: Task, observation: Observation, cancel: threading.Event) -> None:
+    def _think(self, rung: Rung, task: Task, observation: Observation, answer: Answer) -> None:
         begin = time.monotonic()
-        until = self._now() + self._expected() + TRANSPORT
+        delay = rung.delays.estimate() * self._robot.dt
+        until = max(observation.stamp + delay, self._now() + self._robot.dt) + TRANSPORT
         stamp, prefix = committed(self._last, task.id, stamp=observation.stamp, until=until,
                                   state=observation.state, robot=self._robot)
-        try:
-            if task.id != self._served:
-                getattr(self._policy, "reset", lambda: None)()  # a policy with a memory forgets the task before
-                self._served = task.id
-            result = self._policy.infer(replace(observation, prompt=task.prompt), prefix=prefix,
-                                        deadline=begin + self._deadline, cancel=cancel)
-            actions = np.array(result.actions, float)
-            if actions.ndim != 2 or actions.shape[1] != len(self._robot.action_names):
-                raise ValueError(f"actions of shape {actions.shape}, not [horizon, {len(self._robot.action_names)}]")
-            if not np.all(np.isfinite(actions)):
-                raise NotFinite(f"{int((~np.isfinite(actions)).sum())} of the actions are NaN or infinite")
-        except Exception as error:
-            if not cancel.is_set() and not isinstance(error, Cancelled):
-                self._set(State.FAILED, *_explain(error), failed=True)
+        rung.ask(Question(task, observation, prefix, begin + rung.patience), answer, self._free)
+        self._probe(rung, task, observation, prefix)
+        if not answer.done.wait(rung.patience):
+            answer.give_up()
+            answer.error = DeadlineExceeded(f"'{rung.name}' did not answer within {rung.patience:g} s")
+        elif answer.cancel.is_set() or isinstance(answer.error, Cancelled):
             return
-        took = time.monotonic() - begin
+        if answer.error is not None:
+            self._failed(rung, task, answer.error)
+            return
+        self._answered(rung, task, observation, answer, stamp, prefix)
+
+    def _answered(self, rung: Rung, task: Task, observation: Observation, answer: Answer, stamp: float,
+                  prefix: Prefix | None) -> None:
+        actions = answer.result.actions
         fixed = 0 if prefix is None else min(len(prefix.rows), len(actions))
         if fixed:
             actions[:fixed] = prefix.rows[:fixed]
         with self._wake:
-            if cancel.is_set() or self._task is None or self._task.id != task.id:
+            if answer.cancel.is_set() or self._task is None or self._task.key != task.key:
                 return
-            if self._blind_sent > begin:  # the eyes died meanwhile, and the robot was asked to rest
+            if self._blind_sent > answer.begin:  # the eyes died meanwhile, and the robot was asked to rest
                 return
-            chunk = self._number(Chunk(stamp, actions, task.id, observation.stamp, took, fixed))
+            chunk = self._number(Chunk(stamp, actions, task.id, observation.stamp, answer.took, fixed, source=rung.name))
             self._last = chunk
-            self._durations.append(took)
+            self._note(rung, observation, answer)
+            place = self._ladder.rungs.index(rung)
+            code, cause = self._above if place else (Code.OK, "")
             self._status = replace(self._status, chunks=self._status.chunks + 1)
         self._send(chunk)
-        self._set(State.RUNNING, Code.OK, "answering observations", task=task.id, subtask=result.subtask,
-                  progress=float(result.progress))
+        self._set(State.RUNNING, code, cause or "answering observations", task=task.id, source=rung.name, rung=place,
+                  subtask=answer.result.subtask, progress=float(answer.result.progress))
 
-    def _expected(self) -> float:
-        # The slowest of the latest few: a lifetime maximum would never forget a hiccup.
-        return max(list(self._durations)[-10:], default=0.05)
+    def _failed(self, rung: Rung, task: Task, error: BaseException) -> None:
+        code, cause = explain(error)
+        with self._wake:
+            if self._task is None or self._task.key != task.key:
+                return
+            if isinstance(error, WordsUnknown):
+                rung.mute = task.words
+                other = self._ladder.knows(task)
+            else:
+                other = self._ladder.fell(rung, time.monotonic())
+            self._above = (code, cause)
+            if other and self._observation is None:
+                self._observation = self._newest
+        if other:
+            self._set(self._status.state, code, cause, failed=True)
+        else:
+            self._set(State.FAILED, code, cause, failed=True, task=task.id, source=HOLD, rung=len(self._ladder.rungs))
 
     # ------------------------------------------------------------------------------------------------------- helpers
+
+    def _probe(self, rung: Rung, task: Task, observation: Observation, prefix: Prefix | None) -> None:
+        """Asks those above on the side."""
+        now = time.monotonic()
+        with self._wake:
+            asked = self._ladder.to_probe(rung, task, now)
+        for one in asked:
+            one.ask(Question(task, observation, prefix, now + one.patience), Answer(),
+                    lambda answer, one=one: self._probed(one, task, observation, answer))
+
+    def _probed(self, rung: Rung, task: Task, observation: Observation, answer: Answer) -> None:
+        with self._wake:
+            if isinstance(answer.error, WordsUnknown):
+                rung.mute = task.words
+            well = answer.error is None and answer.took <= rung.patience
+            if answer.error is not None:
+                self._above = explain(answer.error)
+            self._ladder.probed(rung, well, time.monotonic())
+            if well:
+                self._note(rung, observation, answer)
+        self._free(answer)
+
+    def _note(self, rung: Rung, observation: Observation, answer: Answer) -> None:
+        """How long it took, and how many rows went by since what it saw."""
+        rung.durations.append(answer.took)
+        rung.delays.consumed(max(math.ceil((self._now() - observation.stamp) / self._robot.dt), 0))
+
+    def _free(self, _: Answer) -> None:
+        with self._wake:
+            self._wake.notify_all()
+
+    def _shorten(self) -> Chunk | None:
+        """Discards what the last chunk has beyond its committed rows; what is left, to be sent."""
+        if self._last is None or not len(self._last.rows):
+            return None
+        delay = self._ladder.rungs[self._ladder.at].delays.estimate() * self._robot.dt
+        left = cut(self._last, self._now() + delay + TRANSPORT, self._robot.dt)
+        if left is not None:
+            self._last = left = self._number(left)
+        return left
 
     def _number(self, chunk: Chunk) -> Chunk:
         with self._wake:
@@ -300,20 +272,8 @@ class PolicyLoop:
     def _set(self, state: State, code: Code, cause: str, *, failed: bool = False, **fields) -> None:
         with self._wake:
             old = self._status
-            self._status = replace(old, state=state, code=code, cause=cause, failures=old.failures + failed, **fields)
-            said = (old.state, old.code, old.task, old.subtask) != (state, code, self._status.task, self._status.subtask)
+            new = replace(old, state=state, code=code, cause=cause, failures=old.failures + failed, **fields)
+            self._status = new
+            said = any(getattr(old, name) != getattr(new, name) for name in ("state", "code", "task", "subtask", "rung"))
         if said or failed:
             self._changed()
-
-
-def _explain(error: Exception) -> tuple[Code, str]:
-    text = " ".join(str(error).split()) or type(error).__name__
-    if isinstance(error, DeadlineExceeded):
-        return Code.DEADLINE_MISSED, text
-    if isinstance(error, NotFinite):
-        return Code.NOT_FINITE, text
-    if isinstance(error, MemoryError) or "OutOfMemory" in type(error).__name__:
-        return Code.OUT_OF_MEMORY, text
-    if isinstance(error, (ConnectionError, TimeoutError)):
-        return Code.LINK_DOWN, text
-    return Code.EXCEPTION, f"{type(error).__name__}: {text}"

@@ -20,6 +20,17 @@ SHORTEST, LONGEST = 1.0, 30.0  # s
 GESTURE = (0.25, 0.20, -0.25, 0.30, 0.30, 0.40)  # rad, the arm joints' part in a wave, from the shoulder outwards
 REACH = (0.30, 0.35, -0.35, 0.20, 0.20, 0.00)  # rad
 
+WAVE = {"wave", "greet", "hello", "hi"}
+HOME, TURN, LIFT, REACHING = {"home"}, {"turn", "rotate", "spin"}, {"raise", "lower", "lift"}, {"reach", "point"}
+DRIVE = {"drive", "move", "go", "forward", "forwards", "back", "backward", "backwards"}
+OPEN, CLOSE = {"open", "release"}, {"close", "grasp", "grip"}
+KNOWN = WAVE | HOME | TURN | LIFT | REACHING | DRIVE | OPEN | CLOSE
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple("".join(c if c.isalnum() else " " for c in text.lower()).split())
+
+
 # Shapes over the phase u = 0 .. 1, all with zero velocity and acceleration at both ends.
 
 
@@ -64,6 +75,7 @@ class ScriptedPolicy:
     """Plays one motion per task: wave (the default), reach, drive, turn, raise, lower, open, close, home."""
 
     name = "scripted"
+    understood = "wave, reach, drive, turn, raise, lower, open, close and home, with left, right, forward or back"
 
     def __init__(self, robot: Robot) -> None:
         self.robot = robot
@@ -100,30 +112,36 @@ class ScriptedPolicy:
             picked = np.clip(np.arange(first, first + self.horizon), 0, total - 1)
             actions = self._rows[picked]
             actions[: len(fixed)] = fixed
-            return Result(actions=actions, subtask=self._name, progress=float(np.clip(first / (total - 1), 0, 1)))
+            progress = float(np.clip(first / (total - 1), 0, 1))
+            return Result(actions=actions, subtask="done" if progress == 1.0 else self._name, progress=progress)
+
+    def unknown(self, text: str) -> tuple[str, ...]:
+        """The words, unless one of them names a motion."""
+        words = _words(text)
+        return () if set(words) & KNOWN else words
 
     # ------------------------------------------------------------------------------------------------------- motions
 
     def choose(self, prompt: str, start: np.ndarray) -> Motion:
         """The motion that the words ask for, from a state [A]; a wave where they ask for nothing known."""
-        words = set("".join(c if c.isalnum() else " " for c in prompt.lower()).split())
+        words = set(_words(prompt))
         side = next((word for word in ("left", "right") if word in words), None)
-        if words & {"home"}:
+        if words & HOME:
             return Motion("go home", 4.0, (Part(np.where(self.robot.is_base, 0, self.robot.home - start), step),))
-        if words & {"drive", "move", "go", "forward", "forwards", "back", "backward", "backwards"}:
+        if words & DRIVE:
             return self._drive(words, side)
-        if words & {"turn", "rotate", "spin"}:
+        if words & TURN:
             speed = 0.5 if side != "right" else -0.5
             return Motion(f"turn {side or 'left'}", 4.0, (Part(self._base(wz=speed), bump),))
-        if words & {"open", "close", "release", "grasp", "grip"}:
-            target = 1.0 if words & {"open", "release"} else 0.0
+        if words & (OPEN | CLOSE):
+            target = 1.0 if words & OPEN else 0.0
             amplitude = np.where(self._columns("gripper", side), target - start, 0.0)
             return Motion(("open" if target else "close") + " the gripper", 1.5, (Part(amplitude, step),))
-        if words & {"raise", "lower"} or ("lift" in words and not words & {"block", "object"}):
+        if words & LIFT:
             up = not words & {"lower", "down"}
             amplitude = np.where(self._columns("lift"), 0.1 if up else -0.1, 0.0)
             return Motion("raise the lift" if up else "lower the lift", 3.0, (Part(self._room(amplitude, start), step),))
-        if words & {"reach", "point"}:
+        if words & REACHING:
             amplitude = self._arms(REACH, start, side)
             return Motion(f"reach {side or 'out'}", 4.0, (Part(amplitude, bump),))
         arms = Part(self._arms(GESTURE, start, side), swing)

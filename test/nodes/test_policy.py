@@ -175,7 +175,7 @@ def test_a_server_that_is_not_there_is_waited_for(ros):
     node = PolicyNode(given("remote", "remote.url:=ws://127.0.0.1:1", "remote.connect_limit:=0.2"))
     try:
         node.configure()
-        assert node.policy.link.status.sentence
+        assert node.ladder.rungs[0].policy.link.status.sentence
     finally:
         node.cleanup()
         node.destroy_node()

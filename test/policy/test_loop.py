@@ -6,8 +6,11 @@ import time
 import numpy as np
 import pytest
 
+from pi_policy_node.policy.ahead import Chunk, committed, cut
 from pi_policy_node.policy.base import DeadlineExceeded, Observation, Result
-from pi_policy_node.policy.loop import FRESH, Chunk, Code, PolicyLoop, State, Task, committed
+from pi_policy_node.policy.ladder import Ladder, Task
+from pi_policy_node.policy.loop import FRESH, PolicyLoop
+from pi_policy_node.policy.status import Code, State
 from pi_policy_node.robot import load_robot
 
 ROBOT = load_robot("pi_mobile")
@@ -47,8 +50,9 @@ class Bench:
         self.policy = FakePolicy()
         self.chunks = []
         self.changes = []
-        self.loop = PolicyLoop(self.policy, ROBOT, send=self.chunks.append, now=time.monotonic,
-                               changed=lambda: self.changes.append(self.loop.status), **options)
+        self.ladder = Ladder([("fake", self.policy)], ROBOT, **options)
+        self.loop = PolicyLoop(self.ladder, ROBOT, send=self.chunks.append, now=time.monotonic,
+                               changed=lambda: self.changes.append(self.loop.status))
         self.loop.start()
         self._done = threading.Event()
         self._ticker = threading.Thread(target=self._tick, daemon=True)
@@ -63,8 +67,8 @@ class Bench:
         self._ticker.join()
         return self.loop.close()
 
-    def instruct(self, task="one", prompt="creep", lease=30.0):
-        self.loop.instruct(Task(task, prompt, time.monotonic() + lease))
+    def instruct(self, task="one", prompt="creep", lease=30.0, **more):
+        self.loop.instruct(Task(task, prompt, time.monotonic() + lease, **more))
 
     def observe(self, state=None, age=0.0):
         stamp = time.monotonic() - age
@@ -239,7 +243,7 @@ def test_what_was_thought_out_while_the_eyes_died_is_not_sent_after_the_request_
     assert begun.wait(3)
     bench.wait(lambda: bench.loop.status.state == State.BLIND)
     go.set()
-    bench.wait(lambda: bench.loop._thinking == float("inf"))
+    bench.wait(lambda: not bench.ladder.rungs[0].busy)
     assert bench.chunks and not any(len(chunk.rows) for chunk in bench.chunks)
     bench.policy.answer = lambda *_: ramp()
     bench.observe()
@@ -285,16 +289,92 @@ def test_a_new_instruction_discards_what_is_being_thought_out(bench):
     assert bench.policy.resets == 2  # one for each task
 
 
-def test_another_task_begins_from_rest_and_another_step_keeps_the_committed_rows(bench):
+def test_another_task_begins_from_rest(bench):
     bench = bench()
-    bench.instruct("one", "first step")
+    bench.instruct("one", "some words")
     bench.next_chunk()
-    bench.instruct("one", "second step")
-    _, chunk = bench.next_chunk()
-    assert chunk.task == "one" and 0 < chunk.fixed < 10 and bench.policy.resets == 1
     bench.instruct("two", "other words")
     _, chunk = bench.next_chunk()
     assert chunk.task == "two" and chunk.fixed == 0 and bench.policy.resets == 2
+
+
+@pytest.mark.parametrize("change, resets", [({"prompt": "other words"}, 1), ({"subtask": "the next step"}, 1),
+                                            ({"attempt": 1}, 2)])
+def test_another_step_discards_the_old_chunk_beyond_its_committed_rows(bench, change, resets):
+    bench = bench()
+    bench.instruct()
+    _, first = bench.next_chunk()
+    gate = threading.Event()
+    bench.policy.answer = lambda *_: gate.wait(3) and ramp()
+    bench.instruct(**change)
+    bench.wait(lambda: len(bench.chunks) == 2)  # at once, whatever the policy does
+    shorter = bench.chunks[1]
+    assert shorter.stamp == first.stamp and shorter.sequence > first.sequence and shorter.task == "one"
+    assert 0 < len(shorter.rows) < 20
+    np.testing.assert_array_equal(shorter.rows, first.rows[: len(shorter.rows)])
+    gate.set()
+    bench.wait(lambda: len(bench.chunks) == 3)  # without a new observation: the newest one is thought about again
+    obs, prefix = bench.policy.requests[-1]
+    assert (obs.prompt, obs.subtask) == (change.get("subtask") or change.get("prompt", "creep"), change.get("subtask", ""))
+    assert prefix is not None and len(prefix.planned) <= 2 and bench.policy.resets == resets  # the stamps differ
+    third = bench.chunks[2]
+    k = round((third.stamp - first.stamp) / ROBOT.dt)
+    np.testing.assert_array_equal(third.rows[: third.fixed], first.rows[k: k + third.fixed])
+
+
+def test_a_policy_that_takes_steps_gets_both(bench):
+    bench = bench()
+    bench.policy.takes_subtask = True
+    bench.instruct(prompt="clear the table", subtask="pick up the red block")
+    bench.next_chunk()
+    obs, _ = bench.policy.requests[-1]
+    assert (obs.prompt, obs.subtask) == ("clear the table", "pick up the red block")
+
+
+def test_a_renewal_changes_nothing(bench):
+    bench = bench()
+    bench.instruct()
+    bench.next_chunk()
+    bench.instruct()
+    bench.next_chunk()
+    assert len(bench.chunks) == 2 and bench.policy.resets == 1
+
+
+def test_cutting_a_chunk_short():
+    chunk = last()
+    assert len(cut(chunk, 10.1, ROBOT.dt).rows) == 5
+    assert cut(chunk, 9.9, ROBOT.dt) is None and cut(chunk, 20.0, ROBOT.dt) is None
+
+
+def test_words_that_the_policy_does_not_know_are_refused(bench):
+    bench = bench()
+    bench.policy.unknown = lambda text: tuple(word for word in text.split() if word == "zorp")
+    bench.policy.understood = "creep and crawl"
+    bench.instruct(prompt="zorp the creep")
+    bench.observe()
+    bench.wait(lambda: bench.loop.status.code == Code.WORDS_UNKNOWN)
+    status = bench.loop.status
+    assert status.state == State.FAILED and status.task == "one" and "'zorp'" in status.cause
+    assert "creep and crawl" in status.cause and not bench.policy.requests
+    bench.instruct(subtask="zorp")
+    bench.observe()
+    bench.instruct("two")
+    bench.next_chunk()
+    assert bench.loop.status.state == State.RUNNING and not any(chunk.task == "one" for chunk in bench.chunks)
+
+
+def test_the_delay_is_that_of_rows_really_consumed(bench):
+    bench = bench()
+    bench.policy.answer = lambda *_: time.sleep(0.1) or ramp()
+    bench.instruct()
+    for _ in range(6):
+        bench.next_chunk()
+    assert 5 <= bench.ladder.rungs[0].delays.estimate() <= 12  # 0.1 s of thinking; a busy machine adds to it
+    assert bench.chunks[-1].fixed >= 5
+    bench.policy.answer = lambda *_: ramp()
+    for _ in range(20):
+        bench.next_chunk()
+    assert bench.ladder.rungs[0].delays.estimate() <= 3  # forgotten
 
 
 @pytest.mark.parametrize("error, code", [
@@ -312,6 +392,7 @@ def test_failures_are_named_and_survived(bench, error, code):
     bench.observe()
     bench.wait(lambda: bench.loop.status.state == State.FAILED)
     assert bench.loop.status.code == code and bench.loop.status.failures == 1 and bench.loop.status.cause
+    assert (bench.loop.status.source, bench.loop.status.rung) == ("hold", 1)
     assert not bench.chunks
     bench.policy.answer = lambda *_: ramp()
     bench.next_chunk()
@@ -345,7 +426,7 @@ def test_a_policy_that_hangs_is_named_while_it_hangs(bench):
     bench.policy.answer = lambda *_: gate.wait(3) and ramp()
     bench.instruct()
     bench.observe()
-    bench.wait(lambda: bench.loop.status.code == Code.DEADLINE_MISSED, limit=0.5)
+    bench.wait(lambda: bench.loop.status.code == Code.DEADLINE_MISSED, limit=1.0)
     gate.set()
     bench.next_chunk()
     assert len(bench.chunks) == 1  # the late one went nowhere
@@ -357,3 +438,17 @@ def test_closing_asks_for_rest(bench):
     bench.next_chunk()
     assert bench.close()
     assert len(bench.chunks[-1].rows) == 0
+
+
+def test_closing_waits_for_no_policy(bench):
+    bench = bench(deadline=60.0)
+    gate = threading.Event()
+    bench.policy.answer = lambda *_: gate.wait(10) and ramp()
+    bench.instruct()
+    bench.observe()
+    bench.wait(lambda: bench.policy.requests)
+    begin = time.monotonic()
+    assert not bench.close()
+    assert time.monotonic() - begin < 1.0 and len(bench.chunks[-1].rows) == 0
+    gate.set()
+    assert bench.ladder.close() == []

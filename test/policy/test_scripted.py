@@ -100,6 +100,15 @@ def test_a_squeeze_survives_a_hold(robot, policy):
     assert np.all(again.actions[:, column] <= 0.01)
 
 
+def test_it_says_when_it_is_done_and_which_words_it_does_not_know(robot, policy):
+    assert policy.infer(look(robot)).subtask == "wave"
+    begun = policy.infer(look(robot))
+    over = policy.infer(look(robot, stamp=200.0), prefix=Prefix(policy._rows[-1:]))
+    assert begun.progress < 1 and over.subtask == "done" and over.progress == 1
+    assert policy.unknown("please Wave, robot!") == ()
+    assert policy.unknown("put the red block in the bin") == ("put", "the", "red", "block", "in", "the", "bin")
+
+
 def test_reset_starts_over(robot, policy):
     policy.infer(look(robot))
     assert policy.infer(look(robot, stamp=105.0), prefix=Prefix(policy._rows[250:253])).progress > 0.3
