@@ -21,7 +21,7 @@ import cv2
 import numpy as np
 
 from pi_policy_node.learn.episodes import RECIPE, VERSION, Episode, EpisodesError, encode, put, write
-from pi_policy_node.robot import Kinematics, load_robot
+from pi_policy_node.robot import load_robot
 from pi_policy_node.sim import Simulator
 from pi_policy_node.sim.expert import Expert
 from pi_policy_node.sim.expert.disturb import Disturbances
@@ -83,8 +83,7 @@ class Recorder:
     def __init__(self, recipe: Recipe):
         self.recipe = recipe
         self.robot = load_robot(recipe.robot)
-        self.kinematics = Kinematics(self.robot)
-        self.expert = Expert(self.robot, self.kinematics)
+        self.expert = Expert(self.robot)
         camera = next((c for c in self.robot.cameras if c.name in recipe.cameras), None)
         self.shape = (round(recipe.size * camera.height / camera.width), recipe.size) if camera else None
         seen = (FINER * self.shape[0], FINER * self.shape[1]) if camera else None
@@ -145,7 +144,7 @@ class Recorder:
         images: dict[str, list] = {camera: [] for camera in cameras}
         act, fresh, over = None, True, 0
         for step in range(round(task.seconds / dt)):
-            view = look(sim, self.kinematics)
+            view = look(sim)
             late = wrong.late(step)
             if late:
                 subtask, finished, executed = task.next(view), False, row
@@ -170,7 +169,7 @@ class Recorder:
             over += subtask.words == DONE and (finished or over > 0)
             if over > LINGER:
                 break
-        if not over or not task.success(look(sim, self.kinematics)):
+        if not over or not task.success(look(sim)):
             return None
         return Episode(
             family=task.family, seed=task.seed, split=task.split, instruction=task.instruction, target=task.target,

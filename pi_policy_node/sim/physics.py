@@ -57,6 +57,7 @@ class Physics:
         self._yaw = self._base[2][0] if self._base else -1
         moving = [model.mj.joint(name).id for name in model.published[:len(model.published) - len(model.wheels)]]
         self._moving = model.mj.jnt_qposadr[moving], model.mj.jnt_dofadr[moving]
+        self._tools = {g.name: model.mj.body(g.tool).id for g in model.robot.groups if g.tool}
         self._drawer = int(model.mj.joint("drawer").qposadr[0])
         self._warnings = self.data.warning.number  # a view
         joints = model.mj.actuator_trnid[model.position, 0]
@@ -230,6 +231,11 @@ class Physics:
         vx, vy, wz = (float(qvel[dof]) for _, dof in self._base)
         c, s = math.cos(yaw), math.sin(yaw)
         return Base(x, y, yaw, c * vx + s * vy, c * vy - s * vx, wz)
+
+    def tools(self) -> dict[str, np.ndarray]:
+        """Each arm's tool point [3] in the world's frame."""
+        mujoco.mj_kinematics(self.model.mj, self.data)
+        return {arm: self.data.xpos[body].copy() for arm, body in self._tools.items()}
 
     def base_pose(self) -> np.ndarray:
         """[4, 4] of the robot's base frame in the world's."""

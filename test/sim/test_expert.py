@@ -41,7 +41,7 @@ def play(sim, expert, task, *, seconds: float | None = None, start: np.ndarray |
     expert.reset(ROBOT.home if start is None else start)
     rows, words = [], []
     for k in range(round((seconds or task.seconds) / ROBOT.dt)):
-        view = look(sim, KINEMATICS)
+        view = look(sim)
         if meddle:
             meddle(k, view)
         act = expert.act(view, task)
@@ -59,7 +59,7 @@ def test_it_does_every_family_within_the_limits(sim, expert, name):
     for seed in (501, 502) if FAMILIES[name].seconds < 100 else (503,):
         task = draw(name, seed)
         rows, words = play(sim, expert, task)
-        assert task.success(look(sim, KINEMATICS)), task.instruction
+        assert task.success(look(sim)), task.instruction
         assert words[-1] == "done" and len(words) >= 1 + len(task.goals)
         used = usage(ROBOT, KINEMATICS, np.concatenate([[ROBOT.home] * 3, rows]))
         assert all(used[limit] <= part for limit, part in ALLOWED.items()), used
@@ -115,7 +115,7 @@ def test_a_nudged_thing_is_followed(sim, expert):
             nudged.append(k)
 
     play(sim, expert, task, meddle=meddle)
-    assert nudged and task.success(look(sim, KINEMATICS))
+    assert nudged and task.success(look(sim))
 
 
 def test_what_slips_is_picked_up_again(sim, expert):
@@ -130,7 +130,7 @@ def test_what_slips_is_picked_up_again(sim, expert):
             dropped.append(k)
 
     _, words = play(sim, expert, task, meddle=meddle)
-    assert dropped and task.success(look(sim, KINEMATICS))
+    assert dropped and task.success(look(sim))
     assert words.count(words[0]) == 2  # "pick up ..." twice
 
 
@@ -147,14 +147,14 @@ def test_it_takes_over_from_any_pose(sim, expert):
     expert.reset(start)
     before, finished = start, False
     for _ in range(1500):
-        act = expert.act(look(sim, KINEMATICS), task)
+        act = expert.act(look(sim), task)
         assert (np.abs(act.row - before)[:15] <= ROBOT.velocity[:15] * ROBOT.dt).all()
         before = act.row
         sim.step(act.row)
         finished = finished or (act.subtask.kind == "done" and act.finished)
         if finished:
             break
-    assert task.success(look(sim, KINEMATICS))
+    assert task.success(look(sim))
 
 
 def test_the_example_in_the_docs_runs(capsys):

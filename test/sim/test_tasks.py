@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pi_policy_node.robot import Kinematics, load_robot
+from pi_policy_node.robot import load_robot
 from pi_policy_node.sim import Simulator
 from pi_policy_node.sim.tasks import DONE, FAMILIES, SPLITS, TaskError, draw, look, vocabulary
 from pi_policy_node.sim.tasks.goals import Inside, OnTop
@@ -12,7 +12,6 @@ from pi_policy_node.sim.tasks.language import HOLDOUT, HOLDOUT_THINGS, WORDS, te
 from pi_policy_node.sim.world import COLOURS, KINDS
 
 ROBOT = load_robot("pi_mobile")
-KINEMATICS = Kinematics(ROBOT)
 SEEDS = range(40)
 THINGS = {"stack", "move", "bring"}  # families that hold out things instead of triples
 
@@ -36,7 +35,7 @@ def test_no_task_is_done_before_it_begins_and_each_starts_with_a_subtask(sim, na
     for seed in range(6):
         task = draw(name, seed)
         sim.reset(0, task.scene)
-        view = look(sim, KINEMATICS)
+        view = look(sim)
         assert not task.success(view)
         assert task.next(view).words != DONE
 
@@ -77,7 +76,7 @@ def test_every_word_is_in_the_vocabulary(sim, name):
             assert "{" not in task.instruction and set(task.instruction.split()) <= vocabulary()
             if seed < 3:
                 sim.reset(0, task.scene)
-                assert set(task.next(look(sim, KINEMATICS)).words.split()) <= vocabulary()
+                assert set(task.next(look(sim)).words.split()) <= vocabulary()
 
 
 def test_scenes_name_nothing_twice():
@@ -104,11 +103,11 @@ def test_success_of_put_is_about_the_right_thing_in_the_right_place(sim):
     wrong = next(n for n, t in sim.objects().items() if not KINDS[t.kind].container and n != goal.thing)
     sim.physics.place(wrong, to + [0, 0, 0.02])
     sim.advance(200)
-    assert not task.success(look(sim, KINEMATICS))
+    assert not task.success(look(sim))
     sim.reset(0, task.scene)
     sim.physics.place(goal.thing, to + [0, 0, 0.02])
-    assert sim.advance(300) is None and task.success(look(sim, KINEMATICS))
-    assert task.next(look(sim, KINEMATICS)).words == DONE
+    assert sim.advance(300) is None and task.success(look(sim))
+    assert task.next(look(sim)).words == DONE
 
 
 def test_success_of_stack_wants_it_on_top_not_beside(sim):
@@ -119,10 +118,10 @@ def test_success_of_stack_wants_it_on_top_not_beside(sim):
     under = sim.objects()[goal.other]
     sim.physics.place(goal.thing, under.position + [0.08, 0, -KINDS[under.kind].height])
     sim.advance(200)
-    assert not task.success(look(sim, KINEMATICS))
+    assert not task.success(look(sim))
     sim.physics.place(goal.thing, under.position + [0, 0, KINDS[under.kind].height + 0.001])
     sim.advance(300)
-    assert task.success(look(sim, KINEMATICS))
+    assert task.success(look(sim))
 
 
 def test_what_there_is_not_is_refused_with_what_there_is():
@@ -145,9 +144,9 @@ def test_left_is_left_as_the_robot_sees_it(sim):
         sign = 1 if goal.side == "left" else -1
         at = other.position + [0, sign * 0.11, -KINDS[other.kind].height]
         sim.physics.place(goal.thing, at)
-        met = goal.met(look(sim, KINEMATICS))
+        met = goal.met(look(sim))
         sim.physics.place(goal.thing, at - [0, sign * 0.22, 0])
-        assert met and not goal.met(look(sim, KINEMATICS))
+        assert met and not goal.met(look(sim))
 
 
 def _triples(task) -> list[tuple[str, str, str]]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pi_policy_node.robot import Kinematics, Robot
+from pi_policy_node.robot import Robot
 from pi_policy_node.sim.physics import Thing
 from pi_policy_node.sim.simulator import Simulator
 from pi_policy_node.sim.world import KINDS, PLACES, TABLE
@@ -68,12 +68,12 @@ class View:
         return from_base(self.base, point)
 
 
-def look(sim: Simulator, kinematics: Kinematics) -> View:
+def look(sim: Simulator) -> View:
     """The world of a simulator as it is now."""
     base = sim.physics.base()
     pose = base.x, base.y, base.yaw
     state = sim.state()
-    tools = {arm: from_base(pose, tool) for arm, tool in kinematics.tools(state).items()}
+    tools = sim.physics.tools()
     openings = {arm: float(state[hand_column(sim.robot, arm)]) for arm in tools}
     return View(sim.objects(), sim.physics.drawer(), pose, state, tools, openings)
 
