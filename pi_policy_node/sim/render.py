@@ -38,7 +38,7 @@ class Renderer:
         self._perturb = mujoco.MjvPerturb()
         self._size = height, width
         self._views = [_fixed(mj.camera(camera.name).id) for camera in model.robot.cameras]
-        self._radii = np.where(mj.geom_rbound > 0, mj.geom_rbound, np.inf)  # planes have no end
+        self._endless = mj.geom_type == mujoco.mjtGeom.mjGEOM_PLANE
 
     def cameras(self, data: mujoco.MjData, names, size: tuple[int, int] | None = None) -> dict[str, np.ndarray]:
         """Images uint8 [h, w, 3] of the robot's cameras, each in its own size, or all in `size` (h, w).
@@ -58,13 +58,15 @@ class Renderer:
         return images
 
     def _in_sight(self, data: mujoco.MjData, camera: int, size: tuple[int, int]) -> np.ndarray:
-        """Geoms whose bounding sphere reaches into a camera's pyramid of sight: drawing costs by the vertex."""
-        at = (data.geom_xpos - data.cam_xpos[camera]) @ data.cam_xmat[camera].reshape(3, 3)  # looking along -z
-        up = math.tan(math.radians(self._model.mj.cam_fovy[camera]) / 2)
-        seen = self._radii > at[:, 2]
-        for across, slope in ((at[:, 0], up * size[1] / size[0]), (at[:, 1], up)):
-            seen &= np.abs(across) + slope * at[:, 2] < self._radii * math.hypot(1.0, slope)
-        return seen
+        """Geoms whose box reaches into a camera's pyramid of sight: drawing costs by the vertex."""
+        mj, turn = self._model.mj, data.geom_xmat.reshape(-1, 3, 3)
+        up = math.tan(math.radians(mj.cam_fovy[camera]) / 2)
+        across = up * size[1] / size[0]
+        sides = np.array([[1, 0, across], [-1, 0, across], [0, 1, up], [0, -1, up], [0, 0, 1]])  # outwards; looks at -z
+        sides = sides @ data.cam_xmat[camera].reshape(3, 3).T  # [5, 3] in the world's frame
+        middle = data.geom_xpos - data.cam_xpos[camera] + (turn @ mj.geom_aabb[:, :3, None])[:, :, 0]
+        reach = np.abs(sides @ turn) @ mj.geom_aabb[:, 3:, None]  # [geoms, 5, 1]
+        return ((sides @ middle.T).T < reach[:, :, 0]).all(axis=1) | self._endless
 
     def free(self, data: mujoco.MjData, size: tuple[int, int], *, lookat=(0.45, 0.0, 0.65), distance: float = 2.6,
              azimuth: float = 150.0, elevation: float = -22.0) -> np.ndarray:
