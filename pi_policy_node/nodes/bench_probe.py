@@ -20,7 +20,6 @@ from typing import Any
 import numpy as np
 import rclpy
 from pi_msgs.msg import ActionChunk, BridgeStatus, Observation, TaskStatus
-from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import qos_profile_sensor_data
 from rosgraph_msgs.msg import Clock
@@ -31,6 +30,7 @@ from trajectory_msgs.msg import JointTrajectory
 
 from pi_policy_node.bench import measures
 from pi_policy_node.nodes.common import LATCHED, RELIABLE10, SENSOR, to_ns, to_seconds
+from pi_policy_node.nodes.executor import LeanExecutor
 from pi_policy_node.robot import load_robot
 
 CAMERAS = ("a", "b", "c", "d")
@@ -99,7 +99,7 @@ def count(seconds: float) -> dict[str, Any]:
         return answer
 
     node.create_service(Trigger, "bench/ready", ready)
-    executor = SingleThreadedExecutor()
+    executor = LeanExecutor()
     executor.add_node(node)
     total, begin, last = round(seconds * HZ), time.monotonic(), time.monotonic()
     while time.monotonic() < begin + PATIENCE + 2 * seconds:
@@ -230,7 +230,7 @@ class Watcher(Node):
 
 def watch(seconds: float, robot: str, options: list[str]) -> dict[str, Any]:
     node = Watcher(robot, images="images" in options, references="references" in options)
-    executor = SingleThreadedExecutor()
+    executor = LeanExecutor()
     executor.add_node(node)
     begin = time.monotonic()
     idle = "idle" in options  # the simulator alone

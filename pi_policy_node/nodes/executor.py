@@ -142,28 +142,41 @@ class _Watched:
             self._guards[pointer]._executor_triggered = True  # waiting took the trigger; rclpy's code triggers it again
             rare = True
         for pointer in ready.get_ready_entities("timer"):
-            timer = self._timers.get(pointer)
-            if timer is None:
-                rare = True
-            elif timer.handle.is_timer_ready():
-                try:
-                    timer.handle.call_timer_with_info()
-                except TimerCancelledError:
-                    continue
-                timer.callback()
-        for pointer in ready.get_ready_entities("subscription"):
-            subscription = self._subscriptions.get(pointer)
-            if subscription is None:
-                rare = True
-                continue
-            taken = subscription.handle.take_message(subscription.msg_type, subscription.raw)
-            if taken is None:
-                continue
-            if subscription._callback_type is Subscription.CallbackType.MessageOnly:
-                subscription.callback(taken[0])
+            if pointer in self._timers:
+                _call_timer(self._timers[pointer])
             else:
-                subscription.callback(*taken)
+                rare = True
+        for pointer in ready.get_ready_entities("subscription"):
+            if pointer in self._subscriptions:
+                _take(self._subscriptions[pointer])
+            else:
+                rare = True
         return rare
 
     def close(self) -> None:
         self._in_use.close()
+
+
+def _call_timer(timer: Any) -> None:
+    try:
+        with timer.handle:
+            if not timer.handle.is_timer_ready():
+                return
+            timer.handle.call_timer_with_info()
+    except (InvalidHandle, TimerCancelledError):  # by a callback before
+        return
+    timer.callback()
+
+
+def _take(subscription: Any) -> None:
+    try:
+        with subscription.handle:
+            taken = subscription.handle.take_message(subscription.msg_type, subscription.raw)
+    except InvalidHandle:  # destroyed by a callback before
+        return
+    if taken is None:
+        return
+    if subscription._callback_type is Subscription.CallbackType.MessageOnly:
+        subscription.callback(taken[0])
+    else:
+        subscription.callback(*taken)

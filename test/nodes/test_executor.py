@@ -73,6 +73,22 @@ def test_what_is_made_in_a_callback_is_served_and_what_is_destroyed_is_not(node,
     assert (first, second) == (["a"], ["b"])
 
 
+def test_what_a_callback_destroys_beside_it_is_not_called(node, executor):
+    heard = []
+
+    def end_the_other(k):
+        heard.append(k)
+        node.destroy_subscription(both[1 - k])
+
+    both = [node.create_subscription(String, "words", lambda message, k=k: end_the_other(k), 10) for k in (0, 1)]
+    publisher = node.create_publisher(String, "words", 10)
+    spin(executor, lambda: publisher.get_subscription_count() == 2)
+    publisher.publish(String(data="a"))
+    spin(executor, lambda: heard)
+    executor.spin_once(0.1)
+    assert len(heard) == 1
+
+
 def test_timers_run_at_their_rate_and_end_when_cancelled(node, executor):
     ticks = []
     timer = steady_timer(node, 0.02, lambda: ticks.append(time.monotonic()))
