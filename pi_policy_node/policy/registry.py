@@ -12,6 +12,7 @@ from pi_policy_node.robot import Robot
 
 # name -> module:callable, called as callable(robot, **options) -> Policy
 BACKENDS = {
+    "mini": "pi_policy_node.policy.mini:MiniPolicy",
     "pi0": "pi_policy_node.policy.vla:VlaPolicy",
     "pi05": "pi_policy_node.policy.vla:VlaPolicy",
     "remote": "pi_policy_node.policy.remote.client:RemotePolicy",

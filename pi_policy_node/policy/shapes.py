@@ -53,6 +53,43 @@ class Shape:
             raise ValueError(f"{self.name}: the expert must have the VLM's depth and head_dim")
 
 
+@dataclass(frozen=True)
+class EyeShape:
+    """A small convolutional stem: cells of `patch` pixels, residual blocks, then tokens of `stride` cells each."""
+
+    height: int  # pixels
+    width: int
+    stride: int
+    blocks: int = 2
+    points: int = 8  # places it points at
+    patch: int = 4
+
+    @property
+    def cells(self) -> tuple[int, int]:
+        return self.height // self.patch, self.width // self.patch
+
+    @property
+    def tokens(self) -> int:
+        return (self.cells[0] // self.stride) * (self.cells[1] // self.stride)
+
+
+@dataclass(frozen=True)
+class MiniShape:
+    """The mini policy: the same blocks as above under convolutional eyes that are told what to look for."""
+
+    name: str = "mini"
+    front: EyeShape = EyeShape(height=72, width=96, stride=3)
+    wrist: EyeShape = EyeShape(height=48, width=64, stride=4)
+    rear: EyeShape = EyeShape(height=48, width=64, stride=6, blocks=1, points=0)
+    channels: int = 48
+    vlm: GemmaShape = GemmaShape(width=128, depth=4, mlp=384, heads=4, head_dim=32)
+    expert: GemmaShape = GemmaShape(width=128, depth=4, mlp=384, heads=4, head_dim=32)
+    state_dim: int = 24  # the robot's 18 numbers and both tools' places
+    action_dim: int = 18
+    knots: int = 11  # rows of the network's own chunk
+    knot: float = 0.1  # s between them
+
+
 _PI0 = Shape(
     name="pi0",
     family="pi0",

@@ -1,0 +1,114 @@
+"""What mini is trained on, and how well it does on demonstrations that it has not seen."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pi_policy_node.learn.dataset import REACH, Batch, Demonstrations
+from pi_policy_node.policy.mini_model import PAD, Mini, Scene
+from pi_policy_node.policy.mini_rows import Scales, origin
+from pi_policy_node.policy.mini_words import Words
+from pi_policy_node.policy.model import draw_times
+from pi_policy_node.robot import Kinematics
+
+
+@dataclass(frozen=True)
+class Weights:
+    """How much each part of the loss counts."""
+
+    actions: float = 1.0
+    words: float = 0.3
+    progress: float = 0.5
+    arm: float = 0.1
+    reach: float = 0.3
+    base: float = 0.2
+    cells: float = 0.1
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            if not getattr(self, field.name) >= 0:
+                raise ValueError(f"loss.{field.name} must be 0 or more, not {getattr(self, field.name)!r}")
+
+
+def losses(model: Mini, batch: Batch, *, repeats: int, latest: int, generator: torch.Generator) -> dict[str, Tensor]:
+    """Each part of the loss. repeats: noises per frame; latest: the most rows that may be committed already."""
+    scene = model.see(batch.look)
+    told = model.tell(scene)
+    known = torch.isfinite(batch.reach[:, 0])
+    act = torch.arange(len(known), device=known.device) >= batch.asked  # progress means something with a subtask
+    result = {
+        "actions": _actions(model, scene, batch, repeats, latest, generator),
+        "progress": _mean((told["progress"] - batch.progress.nan_to_num()) ** 2, act & batch.progress.isfinite()),
+        "arm": _mean(F.cross_entropy(told["arm"], batch.arm.clamp(min=0), reduction="none"), act & (batch.arm >= 0)),
+        "reach": _mean(F.smooth_l1_loss(told["reach"], batch.reach.nan_to_num(), reduction="none", beta=0.1).mean(1),
+                       act & known),
+        "base": _mean(F.smooth_l1_loss(told["base"], batch.base, reduction="none", beta=0.1).mean(1), act),
+        "cells": sum(_mean(F.cross_entropy(chart.float(), batch.cells[eye].clamp(min=0), reduction="none"),
+                           act & (batch.cells[eye] >= 0)) for eye, chart in scene.maps.items()),
+    }
+    if batch.asked:
+        logits, _ = model.say(_rows(scene, slice(0, batch.asked)), batch.said[:, :-1])
+        result["words"] = F.cross_entropy(logits.float().flatten(0, 1), batch.said[:, 1:].flatten(), ignore_index=PAD)
+    return result
+
+
+def _actions(model: Mini, scene: Scene, batch: Batch, repeats: int, latest: int, generator: torch.Generator) -> Tensor:
+    knots = batch.knots.repeat_interleave(repeats, 0)
+    learn = batch.learn.repeat_interleave(repeats, 0)
+    count, places = knots.shape[:2]
+    every = round(model.shape.knot / 0.02)
+    rows = torch.randint(1, latest + 1, (count,), generator=generator)
+    rows = torch.where(torch.rand(count, generator=generator) < 0.3, 0, rows)  # often nothing is committed
+    given = torch.arange(places)[None] * every < rows[:, None]
+    noise = torch.randn(knots.shape, generator=generator)
+    t = draw_times(count, generator)
+    given, noise, t = given.to(knots.device), noise.to(knots.device), t.to(knots.device)
+    late = torch.where(given, 0.0, t[:, None])[..., None]
+    x = late * noise + (1 - late) * knots
+    velocity = model.velocity(_rows(scene, slice(batch.asked, None)), x, t, given)
+    return _mean(((noise - knots - velocity) ** 2).mean(-1), learn & ~given)
+
+
+def _rows(scene: Scene, rows: slice) -> Scene:
+    return Scene([(k[rows], v[rows]) for k, v in scene.kv], scene.valid[rows], scene.hidden[rows], {})
+
+
+def _mean(values: Tensor, which: Tensor) -> Tensor:
+    return (values * which).sum() / which.sum().clamp(min=1)
+
+
+@torch.no_grad()
+def evaluate(model: Mini, data: Demonstrations, frames: np.ndarray, words: Words, scales: Scales, *,
+             steps: int = 5) -> dict[str, float]:
+    """On frames of unseen episodes: tool error in mm and what else a person can judge. By the model's own device."""
+    kinematics, device = Kinematics(data.robot), next(model.parameters()).device
+    generator = torch.Generator().manual_seed(0)
+    found: dict[str, list[np.ndarray]] = {}
+    for part in np.array_split(frames, max(1, len(frames) // 64)):
+        batch = data.batch(part, 0, words, scales).to(str(device))
+        scene, told = (lambda s: (s, model.tell(s)))(model.see(batch.look))
+        noise = torch.randn(batch.knots.shape, generator=generator).to(device)
+        knots = model.act(scene, noise, steps=steps).cpu().numpy()
+        at = origin(data.robot, data.state[data.step[part]].astype(float))
+        rows, wanted = scales.knots_out(knots, at), data.chunk(part)[0]
+        apart = [np.linalg.norm(a - b, axis=-1) for a, b in zip(
+            kinematics.tools(rows).values(), kinematics.tools(wanted).values())]  # [N, K] each
+        base = data.robot.is_base
+        asked = data.batch(part, len(part), words, scales).to(str(device))
+        said = model.speak(model.see(asked.look))
+        right = [words.decode(s) == data.subtasks[k] for s, k in zip(said, data.said[part])]
+        reach = ((told["reach"] - batch.reach) * REACH * 1000).norm(dim=1).cpu().numpy()
+        for name, values in {
+            "tool 0.3 s, mm": 1000 * np.maximum(*apart)[:, 3], "tool 1 s, mm": 1000 * np.maximum(*apart)[:, -1],
+            "hand": np.abs(rows - wanted)[..., data.robot.is_gripper].max(-1)[:, 3],
+            "base, mm/s": 1000 * np.abs(rows - wanted)[..., base].max(-1)[:, 3],
+            "words": np.array(right, float), "reach, mm": reach[np.isfinite(reach)],
+            "progress": np.abs(told["progress"].cpu().numpy() - data.progress[part]),
+        }.items():
+            found.setdefault(name, []).append(values)
+    return {name: float(np.nanmean(np.concatenate(values))) for name, values in found.items()}

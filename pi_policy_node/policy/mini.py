@@ -1,0 +1,226 @@
+"""mini in charge of a robot: the small policy that ships with this repository."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from pi_policy_node.policy import mini_weights
+from pi_policy_node.policy.base import InputError, Observation, PolicyError, Prefix, Result, check_alive
+from pi_policy_node.policy.mini_model import EYES, PAD, Look
+from pi_policy_node.policy.mini_rows import given_knots, origin, splice, to_rows
+from pi_policy_node.policy.mini_words import split
+from pi_policy_node.policy.shapes import MiniShape
+from pi_policy_node.robot import Kinematics, Robot
+
+DONE = "done"  # the subtask's words when nothing is left to do
+
+
+@dataclass
+class _Asked:
+    """What is remembered of the task in hand."""
+
+    prompt: str = ""
+    subtask: str = ""
+    at: float = -np.inf  # s, the observation's clock: when the subtask was chosen
+
+
+class MiniPolicy:
+    """Pictures, a state and words -> rows, the words of the subtask, and how far it is. One thread at a time."""
+
+    def __init__(
+        self,
+        robot: Robot,
+        *,
+        weights: str | Path | None = None,
+        steps: int = 5,
+        subtask_every: float = 0.3,
+        seed: int | None = None,
+    ) -> None:
+        """weights: a file of them; None = those that are shipped. steps: of Euler. subtask_every: s between two looks
+        at what is to be done next; a new instruction is looked at at once. seed: the noise's, for repeatable answers.
+        """
+        file = mini_weights.SHIPPED if weights is None else Path(weights)
+        if not file.is_file():
+            raise PolicyError(f"mini has no weights in {file}: make them with ./pi train mini, or give weights:=FILE")
+        if steps < 1:
+            raise PolicyError(f"steps must be 1 or more, not {steps}")
+        loaded = mini_weights.load(file)
+        if robot.action_names != loaded.actions:
+            raise PolicyError(f"{file} was trained on another robot: on {', '.join(loaded.actions[:3])}…, and "
+                              f"{robot.name} has {', '.join(robot.action_names[:3])}…")
+        names = {camera.name: camera for camera in robot.cameras}
+        if missing := [name for name in loaded.cameras.values() if name not in names]:
+            raise PolicyError(f"{file} needs {', '.join(missing)}; {robot.name} has {', '.join(names) or 'no camera'}")
+        self.robot, self.model, self.words, self.scales = robot, loaded.model, loaded.words, loaded.scales
+        self.name, self.dt = "mini", robot.dt
+        shape = self.model.shape
+        self._every = round(shape.knot / robot.dt)
+        if abs(self._every * robot.dt - shape.knot) > 1e-6:
+            raise PolicyError(f"mini's knots are {shape.knot} s apart, which is no multiple of {robot.name}'s dt")
+        self.horizon = min(robot.horizon, (shape.knots - 1) * self._every + 1)
+        self.cameras = tuple(loaded.cameras.values())
+        self._eyes = {eye: names[camera] for eye, camera in loaded.cameras.items()}
+        self._kinematics = Kinematics(robot)
+        self._tools = [group.name for group in robot.groups if group.kind == "arm"]
+        self._steps, self._subtask_every = steps, subtask_every
+        self._generator = torch.Generator()
+        self._generator.seed() if seed is None else self._generator.manual_seed(seed)
+        self._asked = _Asked()
+        self._lock = threading.Lock()
+
+    def warm_up(self) -> None:
+        """One inference of each sort: what torch makes on first use is made."""
+        image = {name: np.zeros((72, 96, 3), np.uint8) for name in self.cameras}
+        self.infer(Observation(image, self.robot.home, "put the red block in the blue bin", 0.0))
+        self.reset()
+
+    def reset(self) -> None:
+        """A new task begins: what is to be done next is looked at anew."""
+        self._asked = _Asked()
+
+    def unknown(self, text: str) -> tuple[str, ...]:
+        """The words of a text that it has never seen."""
+        return self.words.unknown(text)
+
+    def infer(
+        self,
+        obs: Observation,
+        *,
+        prefix: Prefix | None = None,
+        deadline: float | None = None,
+        cancel: threading.Event | None = None,
+    ) -> Result:
+        check_alive(deadline, cancel)
+        started = time.monotonic()
+        state = self._checked(obs)
+        with self._lock, torch.inference_mode():
+            pictures, seen = self._pictures(obs)
+            prepared = time.monotonic()
+            subtask = self._choose(obs, pictures, seen, state)
+            chosen = time.monotonic()
+            check_alive(deadline, cancel)
+            look = self._look([obs.prompt], [subtask], pictures, seen, state[None])
+            knots, progress = self._act(look, [prefix], state[None])
+            rows = self._rows(knots[0], prefix)
+        now = time.monotonic()
+        timing = {"prepare": prepared - started, "say": chosen - prepared, "act": now - chosen, "total": now - started}
+        return Result(actions=rows, subtask=subtask, progress=float(progress[0]), timing=timing)
+
+    def infer_batch(self, requests: Sequence) -> list[Result]:
+        """Several robots at once; what is next is looked at each time, for nothing is remembered between them."""
+        started = time.monotonic()
+        observations = [request.observation for request in requests]
+        states = np.stack([self._checked(obs) for obs in observations])
+        with self._lock, torch.inference_mode():
+            made = [self._pictures(obs) for obs in observations]
+            pictures = {eye: torch.cat([one[0][eye] for one in made]) for eye in EYES}
+            seen = torch.cat([one[1] for one in made])
+            subtasks = [obs.subtask for obs in observations]
+            if not all(subtasks):
+                said = self._say([obs.prompt for obs in observations], pictures, seen, states)
+                subtasks = [told or own for told, own in zip(subtasks, said)]
+            look = self._look([obs.prompt for obs in observations], subtasks, pictures, seen, states)
+            prefixes = [request.prefix for request in requests]
+            knots, progress = self._act(look, prefixes, states)
+        timing = {"total": time.monotonic() - started}
+        return [Result(self._rows(k, p), subtask, float(far), dict(timing))
+                for k, p, subtask, far in zip(knots, prefixes, subtasks, progress)]
+
+    # ---- what goes in
+
+    def _checked(self, obs: Observation) -> np.ndarray:
+        state = np.asarray(obs.state, dtype=np.float64)
+        if state.shape != (len(self.robot.action_names),) or not np.isfinite(state).all():
+            raise InputError(f"the state must be {len(self.robot.action_names)} finite numbers")
+        if not any(name in obs.images for name in self.cameras):
+            raise InputError(f"mini needs a picture of at least one of {', '.join(self.cameras)}")
+        if not split(obs.prompt) and not split(obs.subtask):
+            raise InputError("mini was told nothing to do")
+        return state
+
+    def _pictures(self, obs: Observation) -> tuple[dict[str, Tensor], Tensor]:
+        """[1, 3, h, w] in -1..1 by eye, and [1, eyes] which there are."""
+        made, seen = {}, []
+        shape: MiniShape = self.model.shape
+        for eye in EYES:
+            kind = shape.wrist if "wrist" in eye else getattr(shape, eye)
+            camera = self._eyes[eye]
+            image = obs.images.get(camera.name)
+            seen.append(image is not None)
+            if image is None:
+                made[eye] = torch.zeros(1, 3, kind.height, kind.width)
+                continue
+            image = cv2.resize(unboxed(image, camera.width / camera.height), (kind.width, kind.height),
+                               interpolation=cv2.INTER_AREA)
+            made[eye] = torch.from_numpy(image).permute(2, 0, 1)[None].float() / 127.5 - 1
+        return made, torch.tensor([seen])
+
+    def _look(self, prompts: list[str], subtasks: list[str], pictures: dict[str, Tensor], seen: Tensor,
+              states: np.ndarray) -> Look:
+        tools = self._kinematics.tools(states)
+        full = np.concatenate((states, *(tools[arm] for arm in self._tools)), 1)
+        return Look(pictures, seen, torch.from_numpy(self.scales.state_in(full)), self._tokens(prompts),
+                    self._tokens(subtasks))
+
+    def _tokens(self, texts: list[str]) -> Tensor:
+        rows = [self.words.encode(text) for text in texts]
+        longest = max(map(len, rows))
+        return torch.tensor([row + [PAD] * (longest - len(row)) for row in rows], dtype=torch.int64).reshape(
+            len(rows), longest)
+
+    # ---- what comes out
+
+    def _choose(self, obs: Observation, pictures: dict[str, Tensor], seen: Tensor, state: np.ndarray) -> str:
+        """The subtask in words: what somebody said, else what the network says, asked now and then."""
+        if obs.subtask:
+            self._asked = _Asked()  # once nobody says it any more, it is chosen afresh
+            return obs.subtask
+        asked = self._asked
+        due = not 0 <= obs.stamp - asked.at < self._subtask_every - 1e-6
+        if asked.prompt != obs.prompt or due:
+            self._asked = _Asked(obs.prompt, self._say([obs.prompt], pictures, seen, state[None])[0], obs.stamp)
+        return self._asked.subtask
+
+    def _say(self, prompts: list[str], pictures: dict[str, Tensor], seen: Tensor, states: np.ndarray) -> list[str]:
+        said = self.model.speak(self.model.see(self._look(prompts, [""] * len(prompts), pictures, seen, states)))
+        return [self.words.decode(tokens) for tokens in said]
+
+    def _act(self, look: Look, prefixes: list[Prefix | None], states: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Knots [B, K, A] in the robot's units and progress [B] in 0..1."""
+        shape = self.model.shape
+        at = origin(self.robot, states)
+        known = np.zeros((len(states), shape.knots, shape.action_dim))
+        given = np.zeros(known.shape[:2], bool)
+        for row, prefix in enumerate(prefixes):
+            if prefix is not None and len(prefix.rows):
+                fixed = given_knots(prefix.rows, self._every, shape.knots)
+                known[row, : len(fixed)], given[row, : len(fixed)] = fixed, True
+        scene = self.model.see(look, drop=bool((look.instruction != PAD).all() and (look.subtask != PAD).all()))
+        noise = torch.randn(known.shape, generator=self._generator)
+        knots = self.model.act(scene, noise, steps=self._steps, known=torch.from_numpy(self.scales.knots_in(known, at)),
+                               given=torch.from_numpy(given))
+        progress = self.model.tell(scene)["progress"].clamp(0, 1).numpy()
+        return self.scales.knots_out(knots.numpy().astype(np.float64), at), progress
+
+    def _rows(self, knots: np.ndarray, prefix: Prefix | None) -> np.ndarray:
+        """[H, A]; committed rows come back as they were."""
+        rows = to_rows(knots, self._every, self.horizon)
+        rows[:, self.robot.is_gripper] = rows[:, self.robot.is_gripper].clip(0.0, 1.0)
+        return rows if prefix is None else splice(rows, prefix.rows, self.dt)
+
+
+def unboxed(image: np.ndarray, aspect: float) -> np.ndarray:
+    """A picture without the black bars that it was letterboxed with, if it was."""
+    height, width = image.shape[:2]
+    tall, wide = min(height, round(width / aspect)), min(width, round(height * aspect))
+    top, left = (height - tall) // 2, (width - wide) // 2
+    return np.ascontiguousarray(image[top : top + tall, left : left + wide])

@@ -1,0 +1,279 @@
+"""The network of `mini`: pi0.5's three outputs from one prefix, small enough to be trained on a laptop.
+
+The prefix is what the eyes see (convolutional, told what to look for by the words), the state, and the words. After
+it, the language model says the next subtask word by word; or, with the subtask among the words, the expert turns
+noise into actions, and the state's own token tells how far the subtask is. Time runs as in model.py: 1 is noise.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pi_policy_node.policy.gemma import KV, Block, Gemma, add, rotate
+from pi_policy_node.policy.model import embed_time, times
+from pi_policy_node.policy.shapes import EyeShape, GemmaShape, MiniShape
+
+EYES = ("front", "left_wrist", "right_wrist", "rear")
+PAD, UNKNOWN, BEGIN, END = range(4)  # tokens that are no words
+_TEXT = 512  # position of the first word of the instruction; the state's token and the eyes' come before
+_SUBTASK, _SAID, _ACTION = _TEXT + 32, _TEXT + 64, _TEXT + 96
+
+
+@dataclass
+class Look:
+    """A batch as the network takes it. Pictures float [B, 3, H, W] in -1..1, by eye."""
+
+    pictures: dict[str, Tensor]
+    seen: Tensor  # bool [B, 4], by eye: there is a picture
+    state: Tensor  # float [B, state_dim], normalised
+    instruction: Tensor  # int64 [B, N], padded with PAD
+    subtask: Tensor  # int64 [B, M], padded; empty where it is to be said
+
+
+@dataclass
+class Scene:
+    """What the expert and the language head attend to, and what the prefix itself tells."""
+
+    kv: KV
+    valid: Tensor  # bool [B, P]
+    hidden: Tensor  # [B, W] of the state's token
+    maps: dict[str, Tensor]  # eye -> logits [B, cells] of where the thing in question is
+
+
+class QuickBlock(Block):
+    """A Gemma block that costs less to train on a CPU: a squared ReLU instead of GeGLU, attention in plain steps."""
+
+    def __init__(self, shape: GemmaShape, *, adaptive: bool) -> None:
+        super().__init__(shape, adaptive=adaptive)
+        self.gate_up = nn.Linear(shape.width, shape.mlp, bias=False)
+
+    def forward(self, x, turn, mask, past, modulations, kv_only):
+        first, second = (None, None) if modulations is None else modulations
+        qkv = self.qkv(self.norm1(x, first)).unflatten(-1, (self.heads + 2, self.head_dim))  # [B, S, heads + 2, D]
+        qk = rotate(qkv[..., : self.heads + 1, :], *turn)
+        q, k, v = qk[..., : self.heads, :], qk[..., self.heads, :], qkv[..., self.heads + 1, :]
+        if past is not None:
+            k, v = torch.cat((past[0], k), 1), torch.cat((past[1], v), 1)
+        if kv_only:
+            return None, (k, v)
+        scores = (q * self.head_dim**-0.5).flatten(1, 2) @ k.transpose(1, 2)  # [B, S·heads, K]
+        if mask is not None:
+            mask = mask if mask.shape[1] == 1 else mask.repeat_interleave(self.heads, 1)
+            scores = scores.masked_fill(~mask, -1e9)
+        mixed = (scores.softmax(-1) @ v).unflatten(1, q.shape[1:3]).flatten(2)
+        x = add(x, self.out(mixed), first)
+        return add(x, self.down(F.relu(self.gate_up(self.norm2(x, second))).square()), second), (k, v)
+
+
+class QuickGemma(Gemma):
+    """Gemma of such blocks."""
+
+    def __init__(self, shape: GemmaShape, *, adaptive: bool = False) -> None:
+        super().__init__(shape, adaptive=adaptive)
+        self.blocks = nn.ModuleList(QuickBlock(shape, adaptive=adaptive) for _ in range(shape.depth))
+
+
+class Eye(nn.Module):
+    """Pictures [N, 3, H, W] and what to look for [N, C] -> tokens [N, T, W], a token of places, a map of logits."""
+
+    def __init__(self, shape: EyeShape, channels: int, width: int) -> None:
+        super().__init__()
+        self.shape = shape
+        self.patches = nn.Conv2d(3, channels, shape.patch, stride=shape.patch)
+        self.mix = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in range(2 * shape.blocks))
+        self.film = nn.Linear(width, shape.blocks * 2 * channels)
+        self.reduce = nn.Conv2d(channels, width, shape.stride, stride=shape.stride)
+        self.position = nn.Parameter(0.02 * torch.randn(shape.tokens, width))
+        rows, columns = shape.cells
+        if shape.points:
+            self.maps = nn.Conv2d(channels, shape.points, 1)
+            self.places = nn.Linear(3 * shape.points, width)
+        y, x = torch.meshgrid(torch.linspace(-1, 1, rows), torch.linspace(-1, 1, columns), indexing="ij")
+        self.register_buffer("grid", torch.stack((x.flatten(), y.flatten()), -1), persistent=False)
+
+    def forward(self, pictures: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        x = F.relu(self.patches(pictures))
+        films = self.film(wanted)[..., None, None].chunk(2 * self.shape.blocks, 1)
+        for i in range(self.shape.blocks):
+            y = F.relu(self.mix[2 * i](x) * (1 + films[2 * i]) + films[2 * i + 1])
+            x = F.relu(x + self.mix[2 * i + 1](y))
+        tokens = self.reduce(x).flatten(2).transpose(1, 2) + self.position
+        if not self.shape.points:
+            return tokens, None, None
+        with torch.autocast(x.device.type, enabled=False):  # bfloat16 would round places to half a pixel
+            maps = self.maps(x.float()).flatten(2)  # [N, points, cells]
+            shares = maps.softmax(-1)
+            sure = (shares * shares).sum(-1, keepdim=True)
+            places = self.places(torch.cat((shares @ self.grid, sure), -1).flatten(1))
+        return tokens, places[:, None], maps[:, 0]
+
+
+class Reader(nn.Module):
+    """Words [B, N, E] -> what they ask to look for [B, W]. Neighbours are read together: "red block", not a heap."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.first = nn.Conv1d(width, width, 3, padding=1)
+        self.second = nn.Conv1d(width, width, 3, padding=1)
+
+    def forward(self, words: Tensor, there: Tensor) -> Tensor:
+        x = (words * there[..., None]).transpose(1, 2)
+        x = F.relu(self.second(F.relu(self.first(x)))) * there[:, None]
+        return x.amax(-1)
+
+
+class Mini(nn.Module):
+    def __init__(self, shape: MiniShape, words: int) -> None:
+        """words: size of the vocabulary, with the tokens that are no words."""
+        super().__init__()
+        self.shape = shape
+        width = shape.vlm.width
+        self.embed = nn.Embedding(words, width)
+        nn.init.normal_(self.embed.weight, std=0.3)
+        self.reader = Reader(width)
+        self.front = Eye(shape.front, shape.channels, width)
+        self.wrist = Eye(shape.wrist, shape.channels, width)
+        self.rear = Eye(shape.rear, shape.channels, width)
+        self.camera = nn.Parameter(0.02 * torch.randn(len(EYES), width))
+        self.absent = nn.Parameter(torch.zeros(len(EYES), width))
+        self.roles = nn.Parameter(0.02 * torch.randn(3, width))  # instruction, subtask, what is being said
+        self.state_in = nn.Sequential(nn.Linear(shape.state_dim, width), nn.ReLU(), nn.Linear(width, width))
+        self.vlm = QuickGemma(shape.vlm)
+        self.head = nn.Linear(width, words)
+        self.facts = nn.Linear(width, 1 + 2 + 3 + 3)  # progress, which arm, where it goes from the tool, the base
+        self.expert = QuickGemma(shape.expert, adaptive=True)
+        self.action_in = nn.Linear(shape.action_dim, shape.expert.width)
+        self.given = nn.Parameter(torch.zeros(shape.expert.width))
+        self.action_out = nn.Linear(shape.expert.width, shape.action_dim)
+        self.time_in = nn.Linear(shape.expert.width, shape.expert.width)
+        self.time_out = nn.Linear(shape.expert.width, shape.expert.width)
+
+    # ---- the prefix
+
+    def see(self, look: Look, *, drop: bool = False) -> Scene:
+        """Everything but the actions. drop: leave out the padding, where all rows have as many words."""
+        instruction, subtask = look.instruction, look.subtask
+        words = self.embed(torch.cat((instruction, subtask), 1))
+        there = torch.cat((instruction, subtask), 1) != PAD
+        asked = self._asked(words, there, instruction.shape[1])
+        tokens, maps = self._eyes(look, asked)
+        n, m = instruction.shape[1], subtask.shape[1]
+        roles = torch.cat((self.roles[0].expand(n, -1), self.roles[1].expand(m, -1)))
+        with torch.autocast(words.device.type, enabled=False):
+            state = self.state_in(look.state)[:, None]
+        x = torch.cat((state, tokens, words + roles), 1)
+        valid = torch.cat((torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)[:, : -(n + m)], there), 1)
+        spots = torch.cat((torch.arange(x.shape[1] - n - m), _TEXT + torch.arange(n), _SUBTASK + torch.arange(m)))
+        out, kv = self.vlm(x, spots[None].to(x.device), mask=None if drop else valid[:, None])
+        return Scene(kv, valid, out[:, 0], maps)
+
+    def _asked(self, words: Tensor, there: Tensor, n: int) -> Tensor:
+        """What to look for: the subtask where there is one, else the instruction. Read apart, so as not to mix."""
+        task = self.reader(words[:, :n] + self.roles[0], there[:, :n])
+        if words.shape[1] == n:
+            return task
+        step = self.reader(words[:, n:] + self.roles[1], there[:, n:])
+        return torch.where(there[:, n:].any(1, keepdim=True), step, task)
+
+    def _eyes(self, look: Look, asked: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        wrists = torch.cat((look.pictures["left_wrist"], look.pictures["right_wrist"]))
+        front, wrist, rear = (
+            self.front(look.pictures["front"], asked),
+            self.wrist(wrists, asked.repeat(2, 1)),
+            self.rear(look.pictures["rear"], asked),
+        )
+        count = len(asked)
+        views = [front, tuple(part[:count] for part in wrist), tuple(part[count:] for part in wrist), rear]
+        tokens, maps = [], {}
+        for i, (eye, (cells, places, chart)) in enumerate(zip(EYES, views)):
+            part = cells if places is None else torch.cat((places, cells), 1)
+            tokens.append(torch.where(look.seen[:, i, None, None], part, self.absent[i]) + self.camera[i])
+            if chart is not None:
+                maps[eye] = chart
+        return torch.cat(tokens, 1), maps
+
+    # ---- words out
+
+    def say(self, scene: Scene, tokens: Tensor, *, said: int = 0, past: KV | None = None) -> tuple[Tensor, KV]:
+        """Logits [B, S, words] of what follows each of tokens [B, S] (BEGIN first); said: tokens already in `past`."""
+        count = tokens.shape[1]
+        x = self.embed(tokens) + self.roles[2]
+        kv = scene.kv if past is None else past
+        causal = torch.ones(count, count + said, dtype=torch.bool, device=x.device).tril(said)
+        mask = torch.cat((scene.valid[:, None].expand(-1, count, -1), causal.expand(len(x), -1, -1)), -1)
+        spots = (_SAID + said + torch.arange(count, device=x.device))[None]
+        out, kv = self.vlm(x, spots, mask=mask, past=kv)
+        return self.head(out), kv
+
+    @torch.no_grad()
+    def speak(self, scene: Scene, *, limit: int = 14) -> list[list[int]]:
+        """The likeliest words of each row, one after another."""
+        tokens = torch.full((len(scene.valid), 1), BEGIN)
+        said: list[list[int]] = [[] for _ in tokens]
+        ended, past = [False] * len(said), None
+        for count in range(limit):
+            logits, past = self.say(scene, tokens, said=count, past=past)
+            tokens = logits[:, -1].argmax(-1)[:, None]
+            for row, token in enumerate(tokens[:, 0].tolist()):
+                ended[row] = ended[row] or token == END
+                if not ended[row]:
+                    said[row].append(token)
+            if all(ended):
+                break
+        return said
+
+    # ---- actions
+
+    def velocity(self, scene: Scene, x: Tensor, t: Tensor, given: Tensor) -> Tensor:
+        """Of noisy chunks x [B·R, knots, A] at times t [B·R]; given: bool [B·R, knots], clean ones. R per scene."""
+        repeats = len(x) // len(scene.valid)
+        kv, valid = scene.kv, scene.valid
+        if repeats > 1:
+            kv = [(k.repeat_interleave(repeats, 0), v.repeat_interleave(repeats, 0)) for k, v in kv]
+            valid = valid.repeat_interleave(repeats, 0)
+        time = embed_time(t[:, None], self.shape.expert.width)
+        modulations = self.expert.modulate(F.silu(self.time_out(F.silu(self.time_in(time)))))
+        y = self.action_in(x) + self.given * given[..., None]
+        mask = None if bool(valid.all()) else F.pad(valid, (0, x.shape[1]), value=True)[:, None]
+        spots = (_ACTION + torch.arange(x.shape[1], device=x.device))[None]
+        y, _ = self.expert(y, spots, mask=mask, past=kv, modulations=modulations)
+        with torch.autocast(y.device.type, enabled=False):
+            return self.action_out(y.float())
+
+    @torch.no_grad()
+    def act(self, scene: Scene, noise: Tensor, *, steps: int, known: Tensor | None = None,
+            given: Tensor | None = None) -> Tensor:
+        """Chunks [B, knots, A], normalised, from noise of that shape. known: the given knots, normalised."""
+        if given is None:
+            given = torch.zeros(noise.shape[:2], dtype=torch.bool)
+        x = noise
+        for t in times(steps):
+            if known is not None:
+                x = torch.where(given[..., None], known, x)
+            x = x - self.velocity(scene, x, x.new_full((len(x),), t), given) / steps
+        return x if known is None else torch.where(given[..., None], known, x)
+
+    def tell(self, scene: Scene) -> dict[str, Tensor]:
+        """What the state's token knows: progress [B], arm [B, 2] logits, reach [B, 3] and base [B, 3], scaled."""
+        facts = self.facts(scene.hidden).float()
+        return {"progress": facts[:, 0], "arm": facts[:, 1:3], "reach": facts[:, 3:6], "base": facts[:, 6:9]}
+
+
+def describe(shape: MiniShape) -> str:
+    """A shape as JSON, for the weights' metadata."""
+    return json.dumps(asdict(shape), sort_keys=True)
+
+
+def from_description(text: str) -> MiniShape:
+    """The shape again; ValueError or TypeError where the text is no shape."""
+    parts = json.loads(text)
+    for key in ("front", "wrist", "rear"):
+        parts[key] = EyeShape(**parts[key])
+    for key in ("vlm", "expert"):
+        parts[key] = GemmaShape(**parts[key])
+    return MiniShape(**parts)

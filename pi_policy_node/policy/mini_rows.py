@@ -1,0 +1,69 @@
+"""Between the robot's rows and mini's knots: a knot every 0.1 s, relative to the state, in units of what is usual."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from pi_policy_node.robot import Robot
+
+BLEND = 0.3  # s in which a curve comes from where the committed rows lead it to where it wants to be
+
+
+@dataclass(frozen=True)
+class Scales:
+    """What is usual, measured on the demonstrations. A = columns of the action, S = numbers of the state."""
+
+    state_mean: np.ndarray  # [S]
+    state_scale: np.ndarray  # [S]
+    action_mean: np.ndarray  # [knots, A]
+    action_scale: np.ndarray  # [knots, A]
+
+    def state_in(self, state: np.ndarray) -> np.ndarray:
+        return ((state - self.state_mean) / self.state_scale).astype(np.float32)
+
+    def knots_in(self, knots: np.ndarray, origin: np.ndarray) -> np.ndarray:
+        """[..., knots, A] absolute -> normalised; origin [..., A] as `origin` below gives it."""
+        return ((knots - origin[..., None, :] - self.action_mean) / self.action_scale).astype(np.float32)
+
+    def knots_out(self, knots: np.ndarray, origin: np.ndarray) -> np.ndarray:
+        return knots * self.action_scale + self.action_mean + origin[..., None, :]
+
+
+def origin(robot: Robot, state: np.ndarray) -> np.ndarray:
+    """[..., A] what the knots are relative to: the state; nothing for grippers and the base."""
+    return np.where(robot.is_base | robot.is_gripper, 0.0, state)
+
+
+def given_knots(rows: np.ndarray, every: int, knots: int) -> np.ndarray:
+    """[k, A] the knots that committed rows [d, A] fix; the first one is row 0."""
+    return rows[::every][:knots]
+
+
+def to_rows(knots: np.ndarray, every: int, count: int) -> np.ndarray:
+    """Knots [K, A] -> rows [count, A]: a smooth curve through all of them, `every` rows from one to the next."""
+    slope = np.empty_like(knots)
+    slope[1:-1] = (knots[2:] - knots[:-2]) / 2
+    slope[0], slope[-1] = knots[1] - knots[0], knots[-1] - knots[-2]
+    at = np.minimum(np.arange(count) / every, len(knots) - 1)
+    k = np.minimum(at.astype(int), len(knots) - 2)
+    u = (at - k)[:, None]
+    h = u * u * (3 - 2 * u)
+    return (knots[k] * (1 - h) + knots[k + 1] * h + slope[k] * (u * (1 - u) ** 2) - slope[k + 1] * (u * u * (1 - u)))
+
+
+def splice(rows: np.ndarray, committed: np.ndarray, dt: float) -> np.ndarray:
+    """Rows [H, A] behind committed rows [d, A]: those stay as they are, and what follows leaves them smoothly."""
+    count = min(len(committed), len(rows))
+    if count == 0:
+        return rows
+    apart = committed[count - 1] - rows[count - 1]
+    drift = (committed[count - 1] - committed[count - 2]) - (rows[count - 1] - rows[count - 2]) if count > 1 else 0.0
+    steps = np.arange(1, len(rows) - count + 1)[:, None]
+    u = np.minimum(steps * dt / BLEND, 1.0)
+    rows = rows.copy()
+    # a cubic with the difference and its slope at the beginning, and neither at the end
+    rows[count:] += apart * (1 - u) ** 2 * (1 + 2 * u) + drift * steps * (1 - u) ** 2
+    rows[:count] = committed[:count]
+    return rows
