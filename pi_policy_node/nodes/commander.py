@@ -19,7 +19,7 @@ from pi_policy_node.nodes.common import (
     ERROR, LATCHED, OK, RELIABLE1, RELIABLE10, STALE, WARN, ManagedNode, parameter, robot_parameter, steady_timer,
     to_duration, to_stamp,
 )  # fmt: skip
-from pi_policy_node.task import Brain, Bridge, Lease, Outcome, Refused, Report, State, is_cancel, is_stop
+from pi_policy_node.task import Brain, Bridge, Lease, Outcome, Refused, Report, State, is_cancel, is_stop, next_step
 
 RENEWAL = 0.2  # s
 EXPIRY = 1.0  # s
@@ -33,9 +33,13 @@ class CommanderNode(ManagedNode):
     def __init__(self) -> None:
         super().__init__("commander")
         robot_parameter(self)
-        limit = parameter(self, "time_limit_s", 60.0, "time limit of a task that brings none [s]",
+        limit = parameter(self, "time_limit_s", 180.0, "time limit of a task that brings none [s]",
                           minimum=0.1, maximum=3600.0)
-        self.brain = Brain(time_limit=limit, changed=self.on_outcome)
+        stall = parameter(self, "stall_s", 15.0, "without progress for so long, the policy is asked to try again [s]",
+                          minimum=0.5, maximum=3600.0)
+        retries = parameter(self, "retries", 2, "how often it is, before the task has failed", minimum=0, maximum=100)
+        self.brain = Brain(time_limit=limit, changed=self.on_outcome, stall=stall, retries=retries)
+        self.said: Lease | None = None  # last on `instruction`
         self.goal: tuple[str, ServerGoalHandle, Future] | None = None  # task id, its action goal, its end
         self.leases = self.create_publisher(Instruction, "instruction", RELIABLE1)
         self.statuses = self.create_publisher(TaskStatus, "task/status", LATCHED)
@@ -80,7 +84,11 @@ class CommanderNode(ManagedNode):
             self.brain.end(State.CANCELLED, "cancelled by words", now=time.monotonic())
         else:
             try:
-                self.begin(text)
+                step = next_step(text)
+                if step is None:
+                    self.begin(text)
+                else:
+                    self.step(step)
             except Refused as refusal:
                 self.get_logger().warning(f"refused: {refusal}")
                 self.brain.refuse(text, str(refusal))
@@ -90,8 +98,12 @@ class CommanderNode(ManagedNode):
         task = self.brain.begin(text, now=time.monotonic(), stamp=self.get_clock().now().nanoseconds, limit=limit,
                                 direct=direct)
         self.get_logger().info(f"task {task}: {self.brain.lease.text}")
-        self.renew()
         return task
+
+    def step(self, text: str) -> None:
+        """The next step, said by a person; "": the policy chooses again. Refused where it can't be."""
+        self.brain.step(text, now=time.monotonic(), stamp=self.get_clock().now().nanoseconds)
+        self.get_logger().info(f"task {self.brain.lease.id}: next step: {text or 'as the policy chooses'}")
 
     def stop(self, text: str) -> None:
         """Stops the robot, at once, whatever else is going on: even when this node is not active."""
@@ -126,7 +138,9 @@ class CommanderNode(ManagedNode):
         return GoalResponse.ACCEPT if self.active else GoalResponse.REJECT
 
     def on_cancel(self, goal: ServerGoalHandle) -> CancelResponse:
-        """Always accepted; a goal that has ended is none of ours any more."""
+        """Always accepted, and at once; a goal that has ended is none of ours any more."""
+        if self.goal is not None and self.goal[1].goal_id == goal.goal_id:
+            self.brain.end(State.CANCELLED, "cancelled by the client", now=time.monotonic())
         return CancelResponse.ACCEPT
 
     async def on_execute(self, goal: ServerGoalHandle) -> ExecuteTask.Result:
@@ -135,6 +149,9 @@ class CommanderNode(ManagedNode):
         if is_stop(request.instruction):
             goal.abort()
             return ExecuteTask.Result(code=ExecuteTask.Result.STOPPED, reason="the words say stop")
+        if goal.is_cancel_requested:
+            goal.canceled()
+            return ExecuteTask.Result(code=ExecuteTask.Result.CANCELLED, reason="cancelled before it began")
         try:
             task = self.begin(request.instruction, limit=request.time_limit, direct=request.direct)
         except Refused as refusal:
@@ -167,7 +184,7 @@ class CommanderNode(ManagedNode):
         """The policy's progress and failures."""
         well = message.state in (PolicyStatus.IDLE, PolicyStatus.RUNNING)
         report = Report(message.instruction_id, well, message.cause, message.subtask, message.progress,
-                        message.inference_p50)
+                        message.inference_p50, message.chunks, message.code == PolicyStatus.WORDS_UNKNOWN and not well)
         self.brain.on_policy(report, now=time.monotonic())
 
     def on_tick(self) -> None:
@@ -176,9 +193,7 @@ class CommanderNode(ManagedNode):
         if self.goal is None:
             return
         task, goal, _ = self.goal
-        if goal.is_cancel_requested:
-            self.brain.end(State.CANCELLED, "cancelled by the client", now=time.monotonic())
-        elif self.brain.lease is not None and self.brain.lease.id == task:
+        if self.brain.lease is not None and self.brain.lease.id == task:
             outcome = self.brain.outcome
             goal.publish_feedback(ExecuteTask.Feedback(subtask=outcome.subtask, progress=outcome.progress,
                                                        elapsed=outcome.elapsed, latency=outcome.latency))
@@ -195,6 +210,8 @@ class CommanderNode(ManagedNode):
                 _, _, end = self.goal
                 self.goal = None
                 end.set_result(outcome)
+        elif outcome.id:
+            self.renew_changed()
         bad = {State.FAILED: ERROR, State.TIMED_OUT: WARN, State.STOPPED: WARN}
         self.diagnostics.set("task", bad.get(outcome.state, OK), outcome.state.name.lower().replace("_", " "),
                              {"words": outcome.text, "reason": outcome.reason})
@@ -204,7 +221,7 @@ class CommanderNode(ManagedNode):
         """On `task/status`."""
         message = TaskStatus(id=outcome.id, text=outcome.text, state=outcome.state.value, reason=outcome.reason,
                              subtask=outcome.subtask, progress=outcome.progress, elapsed=outcome.elapsed,
-                             latency=outcome.latency)
+                             latency=outcome.latency, retries=outcome.retries)
         message.header.stamp = self.get_clock().now().to_msg()
         if self.outbox and (self.outbox[-1].id, self.outbox[-1].state) == (message.id, message.state):
             self.outbox.pop()
@@ -217,8 +234,14 @@ class CommanderNode(ManagedNode):
 
     def renew(self) -> None:
         """The lease, at 5 Hz. When this process dies, it ends within EXPIRY."""
-        if self.brain.lease is not None:
-            self.leases.publish(self.instruction(self.brain.lease))
+        self.said = self.brain.lease
+        if self.said is not None:
+            self.leases.publish(self.instruction(self.said))
+
+    def renew_changed(self) -> None:
+        """At once where it says something new: another step, or another attempt."""
+        if self.brain.lease != self.said:
+            self.renew()
 
     def withdraw(self) -> None:
         """Ends the lease now rather than by its expiry."""
@@ -227,7 +250,7 @@ class CommanderNode(ManagedNode):
     def instruction(self, lease: Lease) -> Instruction:
         """A renewal of a lease."""
         message = Instruction(id=lease.id, issued=to_stamp(lease.issued), expiry=to_duration(int(EXPIRY * 1e9)),
-                              text=lease.text, subtask=lease.subtask)
+                              text=lease.text, subtask=lease.subtask, attempt=lease.attempt)
         message.header.stamp = self.get_clock().now().to_msg()
         return message
 

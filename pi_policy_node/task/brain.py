@@ -1,10 +1,16 @@
 """The task in hand: how it is taken on, how it goes on, and each way in which it ends. Time is given, never asked for.
 
 The rules:
-- One task at a time. A new command replaces the one in hand, which ends CANCELLED.
+- One task at a time, and no queue. A new command or goal replaces the one in hand, which ends CANCELLED.
 - A stop word, or the bridge's being stopped by anybody, ends the task STOPPED. A fault of the bridge ends it FAILED.
 - While the bridge is latched, or silent, commands are REFUSED: after a resume nothing old may start to move.
-- A task has SUCCEEDED when the policy says that its progress is 1.
+- Words that the policy does not know end the task REFUSED.
+- A task has SUCCEEDED when SURE fresh answers of the policy in a row say "done". Where the step was said by a person, or
+  the policy names no steps, a progress of STEP_DONE says the same.
+- A step that somebody says takes effect at once. When it is done, the policy chooses again; a task that is nothing but
+  that step (direct) is done with it.
+- Without progress for a while the policy is asked again, remembering nothing; a limited number of times, then the task
+  has FAILED. A policy that does not tell its progress is not watched.
 - It has TIMED_OUT after its time limit. It has FAILED when the policy gives no answer, or only failures, for a while.
 """
 
@@ -16,9 +22,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import Enum
 
-from pi_policy_node.task.words import Refused, check
+from pi_policy_node.task.watch import Watch
+from pi_policy_node.task.words import Refused, check, shown
 
-DONE = 0.999  # progress from which a task is done
+DONE = "done"  # the subtask of a policy that has done the whole task
+STEP_DONE = 0.95  # progress from which a step is done
+SURE = 3  # fresh answers in a row
 POLICY_PATIENCE = 5.0  # s of failures or silence of the policy until the task has failed
 BRIDGE_PATIENCE = 2.0  # s of silence of the bridge until it counts as dead; it speaks at 5 Hz
 LONGEST = 3600.0  # s, of time limits
@@ -53,8 +62,9 @@ class Lease:
 
     id: str
     text: str
-    subtask: str
+    subtask: str  # as somebody said it; empty: the policy chooses
     issued: int  # ns, the node's clock
+    attempt: int = 0
 
 
 @dataclass(frozen=True)
@@ -67,6 +77,8 @@ class Report:
     subtask: str
     progress: float
     latency: float
+    answers: int  # so far: tells fresh answers from old ones
+    unknown: bool = False  # it does not know the words
 
 
 @dataclass(frozen=True)
@@ -81,20 +93,26 @@ class Outcome:
     progress: float = math.nan
     elapsed: float = 0.0
     latency: float = math.nan
+    retries: int = 0
     subtasks: tuple[str, ...] = ()
 
 
 class Brain:
     """`changed` is called with every change of the outcome: for people to see."""
 
-    def __init__(self, *, time_limit: float, changed: Callable[[Outcome], None]) -> None:
-        self._limit_default = time_limit
+    def __init__(self, *, time_limit: float, changed: Callable[[Outcome], None], stall: float = 15.0,
+                 retries: int = 2) -> None:
+        """`stall`: s without progress until the policy is asked again; `retries`: how often."""
+        self._limit_default, self._stall, self._retries = time_limit, stall, retries
         self._changed = changed
         self.outcome = Outcome()
         self.lease: Lease | None = None
+        self._direct = self._understood = False
         self._begin = self._limit = 0.0  # s, steady
         self._policy_well = 0.0  # s, steady: when the policy was last seen to be well
         self._policy_cause = ""
+        self._done_since: int | None = None  # the first answer of those in a row that say so
+        self._watch = Watch(0.0)
         self._bridge: tuple[Bridge, str] | None = None
         self._bridge_seen = -math.inf  # s, steady
 
@@ -103,7 +121,8 @@ class Brain:
     def begin(self, text: str, *, now: float, stamp: int, limit: float = 0.0, direct: bool = False) -> str:
         """Takes on a task; its id. `now`: s, steady. `stamp`: ns, the node's clock. `limit`: s, 0 for the default.
 
-        Refused where it is not taken on; the task in hand then goes on, and is what `outcome` is about again.
+        `direct`: the words are one step. Refused where it is not taken on; the task in hand then goes on, and is what
+        `outcome` is about again.
         """
         cleaned = check(text)
         if not (math.isfinite(limit) and 0 <= limit <= LONGEST):
@@ -115,10 +134,24 @@ class Brain:
             self.end(State.CANCELLED, f"replaced by '{cleaned}'", now=now)
         task = uuid.uuid4().hex[:12]
         self.lease = Lease(task, cleaned, cleaned if direct else "", stamp)
+        self._direct, self._understood = direct, False
         self._begin, self._limit = now, limit or self._limit_default
         self._policy_well, self._policy_cause = now, "it did not answer"
+        self._done_since, self._watch = None, Watch(now)
         self._say(Outcome(task, cleaned, State.RUNNING, "started"))
         return task
+
+    def step(self, text: str, *, now: float, stamp: int) -> None:
+        """The next step, as a person says it; "": the policy is to choose. Without a task it is one. Refused."""
+        if self.lease is None:
+            if not text:
+                raise Refused("there is no task that could go on")
+            self.begin(text, now=now, stamp=stamp, direct=True)
+            return
+        if not text and self._direct:
+            raise Refused("this task is a single step: there is nothing else to choose")
+        self._bridge_ready(now)
+        self._steer(check(text) if text else "", now)
 
     def end(self, state: State, reason: str, *, now: float) -> None:
         """Ends the task in hand, if there is one, and withdraws its lease."""
@@ -129,9 +162,8 @@ class Brain:
 
     def refuse(self, text: str, reason: str, *, stopped: bool = False) -> None:
         """Says that words were not taken on (or were a stop, with nothing in hand). The task in hand is not touched."""
-        shown = " ".join(text[:80].split())
         state = State.STOPPED if stopped else State.REFUSED
-        refusal = Outcome(text=shown if shown.isprintable() else ascii(shown), state=state, reason=reason)
+        refusal = Outcome(text=shown(text), state=state, reason=reason)
         if self.lease is None:
             self._say(refusal)
         else:
@@ -147,10 +179,15 @@ class Brain:
             self.end(State.STOPPED, cause, now=now)
         elif mode == Bridge.FAULT:
             self.end(State.FAILED, f"the hardware bridge holds: {cause}", now=now)
+        elif mode == Bridge.TAKEOVER:
+            self._watch.pause(now)  # a person has the robot
 
     def on_policy(self, report: Report, *, now: float) -> None:
         """What the policy says: steps, progress, and failures."""
         if self.lease is None:
+            return
+        if report.task == self.lease.id and report.unknown:
+            self._not_understood(report.cause, now)
             return
         if report.well:
             self._policy_well = now
@@ -158,19 +195,21 @@ class Brain:
             self._policy_cause = report.cause
         if report.task != self.lease.id:
             return
+        self._understood |= report.well
         old = self.outcome
         steps = old.subtasks
-        if report.subtask and report.subtask != old.subtask:
+        if report.subtask and report.subtask not in (DONE, old.subtask):
             steps = (*steps, report.subtask)
         changed = replace(old, subtask=report.subtask, progress=report.progress, latency=report.latency, subtasks=steps,
                           elapsed=now - self._begin, reason=report.cause)
-        if report.well and report.progress >= DONE:
-            self.outcome = changed
-            self.end(State.SUCCEEDED, "done", now=now)
-        elif _shown(changed) != _shown(old):
+        self.outcome = changed
+        if report.well:
+            self._watch.see(report.subtask, report.progress, now)
+            if self._sure(report):
+                self._done(now)
+                return
+        if _looks(changed) != _looks(old):
             self._say(changed)
-        else:
-            self.outcome = changed
 
     def tick(self, now: float) -> None:
         """Watches the limits."""
@@ -183,6 +222,51 @@ class Brain:
             self.end(State.FAILED, "the hardware bridge is silent: is it running?", now=now)
         elif now - self._policy_well > POLICY_PATIENCE:
             self.end(State.FAILED, f"the policy has failed for {POLICY_PATIENCE:g} s: {self._policy_cause}", now=now)
+        elif self._watch.still(now) > self._stall:
+            self._again(now)
+
+    # ------------------------------------------------------------------------------------------------------- helpers
+
+    def _sure(self, report: Report) -> bool:
+        """Whether the policy has said often enough in a row that it is done."""
+        whole = bool(self.lease.subtask) or not report.subtask
+        if not (report.subtask == DONE or whole and report.progress >= STEP_DONE):
+            self._done_since = None
+        elif self._done_since is None or report.answers < self._done_since:  # fewer: the policy was started again
+            self._done_since = report.answers
+        return self._done_since is not None and report.answers >= self._done_since + SURE - 1
+
+    def _done(self, now: float) -> None:
+        if self._direct or not self.lease.subtask:
+            self.end(State.SUCCEEDED, "done", now=now)
+        else:
+            self._steer("", now)
+
+    def _steer(self, step: str, now: float) -> None:
+        """From now on this step, or what the policy chooses."""
+        self.lease = replace(self.lease, subtask=step)
+        self._done_since, self._watch = None, Watch(now)
+        self._say(replace(self.outcome, reason=f"the next step was said: {step}" if step else "the policy chooses the steps"))
+
+    def _again(self, now: float) -> None:
+        at = f" at '{self.outcome.subtask}'" if self.outcome.subtask else ""
+        stood = f"no progress for {self._stall:g} s{at}, which was {self._watch.best:.0%} done"
+        tried = self.outcome.retries
+        if tried >= self._retries:
+            times = "once" if tried == 1 else f"{tried} times"
+            self.end(State.FAILED, f"{stood}; given up" + (f" after trying again {times}" if tried else ""), now=now)
+            return
+        self.lease = replace(self.lease, attempt=self.lease.attempt + 1)
+        self._done_since, self._watch = None, Watch(now)
+        self._say(replace(self.outcome, retries=tried + 1, reason=f"{stood}: trying again ({tried + 1} of {self._retries})"))
+
+    def _not_understood(self, cause: str, now: float) -> None:
+        step = self.lease.subtask
+        if not self._understood or self._direct:
+            self.end(State.REFUSED, cause, now=now)
+        elif step:  # else an old report: the task's own words are known
+            self._steer("", now)
+            self.refuse(step, cause)
 
     def _bridge_ready(self, now: float) -> None:
         if self._bridge is None or now - self._bridge_seen > BRIDGE_PATIENCE:
@@ -196,6 +280,6 @@ class Brain:
         self._changed(outcome)
 
 
-def _shown(outcome: Outcome) -> tuple[str, str, float]:
+def _looks(outcome: Outcome) -> tuple[str, str, float]:
     progress = -1.0 if math.isnan(outcome.progress) else round(outcome.progress, 2)
     return outcome.subtask, outcome.reason, progress

@@ -11,8 +11,11 @@ STOP = {"stop", "halt", "freeze", "abort", "whoa", "estop", "stopp", "anhalten"}
 STOP_PHRASES = {"e stop", "emergency stop", "hold it", "hold still", "stand still", "dont move", "do not move",
                 "don t move"}
 CANCEL_PHRASES = {"cancel", "cancel that", "cancel it", "never mind", "nevermind", "forget it"}
+NEXT = re.compile(r"\s*(?:next|step|subtask)(?:\s+step)?\s*[:,]\s*(.*)", re.IGNORECASE | re.DOTALL)
+FREELY = {"", "go on", "as you like", "you choose", "auto", "free"}  # after "next:": the policy chooses again
 POLITE = {"please", "pls", "now", "robot", "hey", "ok", "okay", "immediately", "the", "oh", "no", "pi"}
 
+EXAMPLE = "say what to do, for example 'put the red block in the bin'"
 _LOOK = 2000  # characters looked at: a stop must not wait for megabytes
 _SHORT = 3  # words; in so short an utterance a stop word counts wherever it stands
 
@@ -44,19 +47,36 @@ def is_cancel(text: str) -> bool:
     return " ".join(words) in CANCEL_PHRASES
 
 
+def next_step(text: str) -> str | None:
+    """The step that somebody wants done next ("next: pick up the red block"); "": the policy is to choose again.
+
+    None where the words are about the whole task.
+    """
+    said = NEXT.fullmatch(text[:_LOOK])
+    if said is None:
+        return None
+    return "" if " ".join(_words(said[1])) in FREELY else said[1]
+
+
 def check(text: str) -> str:
     """A command as it is handed on: trimmed, with single spaces. Refused where it can't be one."""
     if len(text) > MAX_LENGTH:
         raise Refused(f"a command has at most {MAX_LENGTH} characters; this has {len(text)}")
     cleaned = " ".join(text.split())
     if not cleaned:
-        raise Refused("the command is empty: say what to do, for example 'wave'")
+        raise Refused(f"the command is empty: {EXAMPLE}")
     strange = next((c for c in cleaned if unicodedata.category(c) in ("Cc", "Cf", "Cs", "Co", "Cn") or c == "\ufffd"), None)
     if strange is not None:
         raise Refused(f"the command holds the unprintable character U+{ord(strange):04X}: plain text is understood")
     if not any(c.isalpha() for c in cleaned):
-        raise Refused(f"the command '{cleaned[:40]}' holds no word: say what to do, for example 'wave'")
+        raise Refused(f"the command '{cleaned[:40]}' holds no word: {EXAMPLE}")
     return cleaned
+
+
+def shown(text: str) -> str:
+    """The beginning of any text, fit to be shown."""
+    short = " ".join(text[:80].split())
+    return short if short.isprintable() else ascii(short)
 
 
 def _words(text: str) -> list[str]:

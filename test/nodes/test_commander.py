@@ -23,6 +23,7 @@ class Bench(Spinning):
         self.leases = self.listen(Instruction, "instruction", RELIABLE10)
         self.statuses = self.listen(TaskStatus, "task/status", LATCHED)
         self.mode, self.progress, self.alive = BridgeStatus.HOLD, 0.2, True
+        self.subtask, self.chunks, self.code = "wave", 0, PolicyStatus.OK
         self.stops = []
         self.confirm = True
         self.probe.create_service(Trigger, "stop", self.on_stop)
@@ -39,8 +40,11 @@ class Bench(Spinning):
             return
         self.bridge.publish(BridgeStatus(mode=self.mode, cause="as the test says"))
         task = self.leases[-1].id if self.leases else ""
-        self.policy.publish(PolicyStatus(state=PolicyStatus.RUNNING, instruction_id=task, subtask="wave",
-                                         progress=self.progress, inference_p50=0.02, cause="answering"))
+        self.chunks += 1
+        state = PolicyStatus.RUNNING if self.code == PolicyStatus.OK else PolicyStatus.FAILED
+        self.policy.publish(PolicyStatus(state=state, code=self.code, instruction_id=task, subtask=self.subtask,
+                                         progress=self.progress, inference_p50=0.02, cause="as the policy says",
+                                         chunks=self.chunks))
 
     def on_stop(self, request, response):
         self.stops.append(time.monotonic())
@@ -82,9 +86,11 @@ def node(ros):
 @pytest.fixture
 def bench(node):
     node.mode, node.progress, node.alive, node.confirm = BridgeStatus.HOLD, 0.2, True, True
+    node.subtask, node.code = "wave", PolicyStatus.OK
     node.node.brain.end(State.CANCELLED, "next test", now=0.0)
     node.node.brain._bridge = None  # what it said in the test before
     node.wait(lambda: node.node.brain._bridge is not None and node.node.brain._bridge[0].value == BridgeStatus.HOLD)
+    node.wait(lambda: not node.node.outbox and (not node.statuses or node.statuses[-1].state != TaskStatus.RUNNING))
     node.stops.clear()
     node.leases.clear()
     return node
@@ -113,8 +119,8 @@ def test_done_withdraws_the_lease(bench):
     bench.say("wave")
     bench.until(TaskStatus.RUNNING)
     bench.wait(lambda: bench.leases)
-    bench.progress = 1.0
-    assert bench.until(TaskStatus.SUCCEEDED).subtask == "wave"
+    bench.subtask = "done"
+    bench.until(TaskStatus.SUCCEEDED)
     bench.wait(lambda: bench.leases[-1].id == "")
 
 
@@ -183,6 +189,50 @@ def test_a_new_command_replaces_the_old_one(bench):
     bench.wait(lambda: bench.leases[-1].id == second.id)
 
 
+@pytest.mark.parametrize("topic", ["command", "vla"])
+def test_the_next_step_is_said_while_a_task_runs(bench, topic):
+    bench.say("clear the table")
+    task = bench.until(TaskStatus.RUNNING).id
+    said = time.monotonic()
+    bench.say("next: pick up the blue block", publisher=getattr(bench, topic))
+    bench.wait(lambda: bench.leases[-1].subtask == "pick up the blue block", limit=2.0)
+    assert time.monotonic() - said < 0.15, "it waited for the renewal"
+    lease = bench.leases[-1]
+    assert lease.id == task and lease.text == "clear the table" and lease.attempt == 0
+    bench.progress = 0.97
+    bench.wait(lambda: bench.leases[-1].subtask == "")
+    assert bench.leases[-1].id == task
+
+
+def test_a_step_without_a_task_is_a_task(bench):
+    bench.say("next: wave")
+    status = bench.until(TaskStatus.RUNNING)
+    bench.wait(lambda: bench.leases)
+    assert (status.text, bench.leases[-1].subtask) == ("wave", "wave")
+
+
+def test_words_that_the_policy_does_not_know(bench):
+    bench.code = PolicyStatus.WORDS_UNKNOWN
+    bench.say("zorp the blue block")
+    status = bench.until(TaskStatus.REFUSED)
+    assert status.reason == "as the policy says" and status.text == "zorp the blue block"
+    bench.wait(lambda: bench.leases[-1].id == "")
+
+
+def test_it_tries_again_and_gives_up(bench):
+    brain = bench.node.brain
+    usual, brain._stall = brain._stall, 0.4
+    try:
+        goal = bench.goal("wave")
+        result = bench.result(goal, limit=10)
+    finally:
+        brain._stall = usual
+    assert result.code == ExecuteTask.Result.FAILED and "no progress" in result.reason
+    bench.wait(lambda: bench.statuses[-1].state == TaskStatus.FAILED)
+    assert bench.statuses[-1].retries == 2
+    assert sorted({lease.attempt for lease in bench.leases if lease.id}) == [0, 1, 2]
+
+
 def test_never_mind(bench):
     bench.say("wave")
     bench.until(TaskStatus.RUNNING)
@@ -230,7 +280,7 @@ def test_a_goal_succeeds_with_feedback(bench):
     bench.wait(lambda: bench.feedback and bench.feedback[-1].subtask == "wave")
     assert bench.leases[-1].subtask == "wave" and bench.feedback[-1].progress == pytest.approx(0.2)
     assert bench.feedback[-1].latency == pytest.approx(0.02) and bench.feedback[-1].elapsed > 0
-    bench.progress = 1.0
+    bench.progress = 0.97  # of the one step that it is
     result = bench.result(goal)
     assert result.code == ExecuteTask.Result.SUCCEEDED and list(result.subtasks) == ["wave"] and result.elapsed > 0
 
@@ -256,6 +306,34 @@ def test_a_goal_is_replaced_by_words(bench):
     bench.say("reach left")
     result = bench.result(goal)
     assert result.code == ExecuteTask.Result.CANCELLED and "reach left" in result.reason
+
+
+def test_a_goal_replaces_what_is_in_hand_and_is_replaced(bench):
+    bench.say("wave")
+    first = bench.until(TaskStatus.RUNNING)
+    goal = bench.goal("reach left")
+    bench.wait(lambda: any(s.id == first.id and s.state == TaskStatus.CANCELLED for s in bench.statuses))
+    bench.wait(lambda: bench.feedback)
+    other = bench.goal("reach right")
+    assert "reach right" in bench.result(goal).reason and bench.result(goal).code == ExecuteTask.Result.CANCELLED
+    bench.subtask = "done"
+    assert bench.result(other).code == ExecuteTask.Result.SUCCEEDED
+
+
+def test_a_goal_is_cancelled_before_it_moves_and_after_it_ended(bench):
+    goal = bench.goal("wave")
+    cancelled = goal.cancel_goal_async()  # at once: nothing has been answered yet
+    assert bench.result(goal).code == ExecuteTask.Result.CANCELLED
+    bench.wait(cancelled.done)
+    goal = bench.goal("wave")
+    bench.subtask = "done"
+    assert bench.result(goal).code == ExecuteTask.Result.SUCCEEDED
+    late = goal.cancel_goal_async()
+    bench.wait(late.done)
+    assert not late.result().goals_canceling
+    bench.subtask = "wave"
+    bench.say("wave")  # it is none of the old goal's business
+    bench.until(TaskStatus.RUNNING)
 
 
 @pytest.mark.parametrize("words, fields, code", [

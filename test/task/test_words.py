@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pi_policy_node.task import MAX_LENGTH, Refused, check, is_cancel, is_stop
+from pi_policy_node.task import MAX_LENGTH, Refused, check, is_cancel, is_stop, next_step
 from pi_policy_node.task.words import STOP
 
 
@@ -34,7 +34,7 @@ def test_stop_words_in_any_case_and_punctuation(word, before, after, upper):
 
 @given(st.text(max_size=300))
 def test_no_text_breaks_anything(text):
-    is_stop(text), is_cancel(text)
+    is_stop(text), is_cancel(text), next_step(text)
     try:
         assert 0 < len(check(text)) <= MAX_LENGTH
     except Refused as refusal:
@@ -57,3 +57,17 @@ def test_refusals_say_why(text, why):
 def test_cancel_words():
     assert is_cancel("Cancel!") and is_cancel("never mind, robot") and is_cancel("please cancel that")
     assert not is_cancel("cancel the red block") and not is_cancel("")
+
+
+@pytest.mark.parametrize("text, step", [
+    ("next: pick up the red block", "pick up the red block"), ("Next, open the drawer", "open the drawer"),
+    ("step: wave", "wave"), (" SUBTASK :place it in the bin", "place it in the bin"), ("next step: wave", "wave"),
+    ("next:", ""), ("next: go on!", ""), ("next: as you like", ""),
+    ("put it next to the cup", None), ("next to the cup, put the block", None), ("wave", None), ("", None),
+])  # fmt: skip
+def test_the_next_step(text, step):
+    assert next_step(text) == step
+
+
+def test_a_stop_is_heard_in_a_step():
+    assert is_stop("next: stop") and is_stop("stop: next step")
