@@ -159,11 +159,12 @@ class Physics:
         controls[:, model.feedforward] = np.minimum(np.maximum(velocity, -20.0), 20.0)
         if twist.any() and self._base:
             rows = np.broadcast_to(np.minimum(np.maximum(twist, -5.0), 5.0), (len(position), 3)).tolist()
+            forward, left, turn = model.base_ctrl.tolist()
             for control, (vx, vy, wz) in zip(controls, rows):
                 yaw = qpos[self._yaw]
                 c, s = math.cos(yaw), math.sin(yaw)
-                control[model.base_ctrl] = c * vx - s * vy, s * vx + c * vy, wz
                 ctrl[:] = control
+                ctrl[forward], ctrl[left], ctrl[turn] = c * vx - s * vy, s * vx + c * vy, wz
                 mujoco.mj_step(mj, data)
         else:
             for control in controls:

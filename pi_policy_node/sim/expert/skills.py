@@ -92,19 +92,19 @@ class Pick:
         """Sets the yaw of the grasp with the most room for the fingers; returns how far they should open."""
         thing, base_yaw = view.things[self.thing], view.base[2]
         natural = self.arm.natural_yaw(at)
-        others = []  # (place, radius) of what the fingers could touch; not of a container that it lies in
+        others = []  # (x, y, radius) of what the fingers could touch; not of a container that it lies in
         for name, t in view.things.items():
             off, radius = t.position - thing.position, KINDS[t.kind].radius
             around = KINDS[t.kind].container and math.hypot(off[0], off[1]) < radius
             if name != self.thing and abs(off[2]) < 0.06 and not around:
-                others.append((view.to_base(t.position)[:2], radius))
+                others.append((*view.to_base(t.position)[:2].tolist(), radius))
         half = HALF_WIDTH[thing.kind] / STROKE
         candidates = []
         for yaw in grip_yaws(thing):
             yaw = natural + wrap(2 * (yaw - base_yaw - natural)) / 2  # fingers are alike: turned by at most a quarter
-            across = np.array([math.cos(yaw), math.sin(yaw)])
-            room = min((float(np.linalg.norm(at[:2] + s * 0.05 * across - o)) - r - 0.014
-                        for o, r in others for s in (-1, 1)), default=1.0)
+            fingers = [(at[0] + s * math.cos(yaw), at[1] + s * math.sin(yaw)) for s in (-0.05, 0.05)]
+            room = min((math.hypot(fx - x, fy - y) - radius - 0.014 for x, y, radius in others for fx, fy in fingers),
+                       default=1.0)
             kept = 0.02 if self._yaw is not None and abs(yaw - self._yaw) < 0.2 else 0.0
             candidates.append((min(room, 0.015) + kept - 0.004 * abs(yaw - natural), room, yaw))
         _, room, self._yaw = max(candidates)
