@@ -123,8 +123,8 @@ class Reader(nn.Module):
 
     def forward(self, words: Tensor, there: Tensor) -> Tensor:
         x = (words * there[..., None]).transpose(1, 2)
-        x = F.relu(self.second(F.relu(self.first(x)))) * there[:, None]
-        return x.amax(-1)
+        x = F.relu(self.first(x)) * there[:, None]  # or the padding's length would be read
+        return (F.relu(self.second(x)) * there[:, None]).amax(-1)
 
 
 class Mini(nn.Module):

@@ -1,0 +1,196 @@
+"""mini as a policy: what it takes, what it gives, what it refuses. The weights are random: behaviour is for `eval`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from pi_policy_node.policy import mini, mini_weights
+from pi_policy_node.policy.base import CheckpointError, InputError, Observation, PolicyError, Prefix
+from pi_policy_node.policy.mini import MiniPolicy
+from pi_policy_node.policy.mini_model import Mini
+from pi_policy_node.policy.mini_rows import Scales, splice, to_rows
+from pi_policy_node.policy.mini_words import Words
+from pi_policy_node.policy.registry import make_policy
+from pi_policy_node.policy.shapes import GemmaShape, MiniShape
+from pi_policy_node.robot import load_robot
+from pi_policy_node.vision.letterbox import letterbox
+
+CAMERAS = {"front": "front_camera", "left_wrist": "left_wrist_camera", "right_wrist": "right_wrist_camera",
+           "rear": "rear_camera"}
+WORDS = ("put", "the", "red", "block", "in", "bin", "pick", "up", "blue", "done")
+SMALL = GemmaShape(width=32, depth=2, mlp=48, heads=2, head_dim=16)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    """On a busy machine threads wait for each other longer than they work."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def robot():
+    return load_robot("pi_mobile")
+
+
+@pytest.fixture(scope="module")
+def weights(robot):
+    torch.manual_seed(3)
+    shape = MiniShape(vlm=SMALL, expert=SMALL, channels=8)
+    model = Mini(shape, len(Words(WORDS)))
+    for parameter in model.expert.parameters():  # adaptive norms begin closed: open them, or nothing would matter
+        torch.nn.init.normal_(parameter, std=0.1)
+    scales = Scales(np.zeros(24), np.ones(24), np.zeros((11, 18)), np.full((11, 18), 0.05))
+    return mini_weights.Weights(model.eval(), Words(WORDS), scales, CAMERAS, robot.action_names, {"step": "0"})
+
+
+@pytest.fixture(scope="module")
+def file(weights, tmp_path_factory):
+    path = tmp_path_factory.mktemp("mini") / "mini.safetensors"
+    mini_weights.save(path, weights)
+    return path
+
+
+@pytest.fixture
+def policy(robot, file):
+    return MiniPolicy(robot, weights=file, seed=0)
+
+
+def observation(robot, *, seed=0, prompt="put the red block in the bin", subtask="", stamp=0.0, size=(72, 96)):
+    rng = np.random.default_rng(seed)
+    images = {name: rng.integers(0, 255, (*size, 3), dtype=np.uint8) for name in CAMERAS.values()}
+    return Observation(images, robot.home + 0.01 * rng.standard_normal(18), prompt, stamp, subtask)
+
+
+def test_a_chunk_is_rows_of_the_robot_and_progress(robot, policy):
+    result = policy.infer(observation(robot, subtask="pick up the red block"))
+    assert result.actions.shape == (policy.horizon, 18) == (50, 18)
+    assert np.isfinite(result.actions).all() and 0 <= result.progress <= 1
+    assert result.subtask == "pick up the red block"
+    hands = result.actions[:, robot.is_gripper]
+    assert hands.min() >= 0 and hands.max() <= 1
+
+
+def test_committed_rows_come_back_and_are_left_without_a_jump(robot, policy):
+    seen = observation(robot, subtask="pick up the red block")
+    time = np.arange(17)[:, None] * robot.dt
+    committed = seen.state + np.where(robot.is_base, 0.0, 0.1) * time  # at a steady 0.1 per s
+    result = policy.infer(seen, prefix=Prefix(committed))
+    assert np.array_equal(result.actions[:17], committed)
+    arms = ~(robot.is_base | robot.is_gripper)
+    steps = np.diff(result.actions[:, arms], axis=0)
+    changes = np.abs(np.diff(steps, axis=0))
+    at_the_seam = changes[14:17].max()
+    assert at_the_seam < 3 * changes[20:].max(), "the seam is no rougher than the rest of the curve"
+    with_none = policy.infer(seen).actions
+    assert not np.allclose(with_none[17:], result.actions[17:], atol=1e-3), "what is committed matters behind it too"
+
+
+def test_the_subtask_is_obeyed_and_changes_what_is_done(robot, file):
+    def rows(subtask):
+        return MiniPolicy(robot, weights=file, seed=0).infer(observation(robot, subtask=subtask)).actions
+
+    assert np.array_equal(rows("pick up the red block"), rows("pick up the red block"))
+    assert not np.allclose(rows("pick up the red block"), rows("done"), atol=1e-4)
+
+
+def test_it_chooses_the_subtask_now_and_then_and_at_once_on_new_words(robot, file, monkeypatch):
+    policy = MiniPolicy(robot, weights=file, seed=0, subtask_every=0.3)
+    said = iter(["first", "second", "third", "fourth"])
+    monkeypatch.setattr(policy, "_say", lambda *_: [next(said)])
+    ask = lambda stamp, **more: policy.infer(observation(robot, stamp=stamp, **more)).subtask  # noqa: E731
+    assert [ask(0.0), ask(0.1), ask(0.2), ask(0.3)] == ["first", "first", "first", "second"]
+    assert ask(0.35, prompt="put the blue block in the bin") == "third"
+    assert ask(0.4, subtask="pick up the blue block") == "pick up the blue block"
+    assert ask(0.45, prompt="put the blue block in the bin") == "fourth", "after somebody's words it looks again"
+
+
+def test_letterboxed_pictures_are_seen_as_the_cameras_made_them(robot, policy):
+    plain = observation(robot, size=(240, 320), subtask="done")
+    boxed = replace(plain, images={name: letterbox(image, (320, 320)) for name, image in plain.images.items()})
+    a, b = (policy._pictures(obs)[0] for obs in (plain, boxed))
+    assert all(torch.equal(a[eye], b[eye]) for eye in a)
+    assert mini.unboxed(np.zeros((224, 224, 3), np.uint8), 4 / 3).shape == (168, 224, 3)
+
+
+def test_a_batch_answers_as_one_by_one(robot, file):
+    observations = [observation(robot, seed=k, subtask=words) for k, words in
+                    enumerate(("pick up the red block", "done", "put the red block in the blue bin"))]
+    prefix = Prefix(observations[1].state + np.zeros((7, 18)))
+    prefixes = [None, prefix, None]
+    alone = []
+    policy = MiniPolicy(robot, weights=file, seed=0)
+    noise = torch.randn(3, 11, 18, generator=torch.Generator().manual_seed(5))
+    for k, (obs, given) in enumerate(zip(observations, prefixes)):
+        policy.model.act, act = (lambda scene, _, k=k, **more: type(policy.model).act(
+            policy.model, scene, noise[k : k + 1], **more)), policy.model.act
+        alone.append(policy.infer(obs, prefix=given))
+    policy.model.act = lambda scene, _, **more: type(policy.model).act(policy.model, scene, noise, **more)
+    together = policy.infer_batch([SimpleNamespace(observation=o, prefix=p) for o, p in zip(observations, prefixes)])
+    for one, other in zip(alone, together):
+        assert np.allclose(one.actions, other.actions, atol=2e-3) and one.subtask == other.subtask
+        assert abs(one.progress - other.progress) < 1e-3
+
+
+def test_words_it_does_not_know_are_said(policy):
+    assert policy.unknown("Put the RED vase, in the red teapot!") == ("vase", "teapot")
+    assert policy.unknown("put the red block in the bin") == ()
+
+
+@pytest.mark.parametrize("change, message", [
+    ({"prompt": "  "}, "told nothing"),
+    ({"images": {}}, "at least one of front_camera"),
+    ({"state": np.full(18, np.nan)}, "18 finite numbers"),
+    ({"state": np.zeros(4)}, "18 finite numbers"),
+])
+def test_what_nobody_can_answer_is_refused(robot, policy, change, message):
+    with pytest.raises(InputError, match=message):
+        policy.infer(replace(observation(robot), **change))
+
+
+def test_a_camera_less_is_no_error_and_is_noticed(robot, file):
+    seen = observation(robot, subtask="done")
+    blind = replace(seen, images={k: v for k, v in seen.images.items() if k != "rear_camera"})
+    a, b = (MiniPolicy(robot, weights=file, seed=0).infer(obs).actions for obs in (seen, blind))
+    assert np.isfinite(b).all() and not np.array_equal(a, b)
+
+
+def test_missing_or_damaged_weights_say_what_to_do(robot, file, tmp_path):
+    with pytest.raises(PolicyError, match="./pi train mini"):
+        make_policy("mini", robot, weights=tmp_path / "none.safetensors")
+    broken = tmp_path / "broken.safetensors"
+    broken.write_bytes(file.read_bytes()[:-8])
+    with pytest.raises(CheckpointError, match="cut off"):
+        MiniPolicy(robot, weights=broken)
+    with pytest.raises(PolicyError, match="trained on another robot"):
+        MiniPolicy(load_robot("single_arm"), weights=file)
+
+
+def test_weights_are_read_as_they_were_written(weights, file):
+    again = mini_weights.load(file)
+    assert again.words.words == WORDS and again.model.shape == weights.model.shape and again.about == {"step": "0"}
+    for name, value in weights.model.state_dict().items():
+        assert torch.allclose(value, again.model.state_dict()[name], atol=2e-3), name
+
+
+def test_the_curve_goes_through_every_knot():
+    knots = np.random.default_rng(0).standard_normal((11, 3))
+    rows = to_rows(knots, 5, 50)
+    assert np.allclose(rows[::5], knots[:10])
+    line = np.outer(np.arange(11), [1.0, -2.0])
+    assert np.allclose(to_rows(line, 5, 51), np.outer(np.arange(51) / 5, [1.0, -2.0])), "a straight line stays one"
+
+
+def test_a_splice_ends_in_the_curve_it_came_from():
+    rows = np.zeros((50, 1))
+    committed = np.linspace(0.0, 0.2, 5)[:, None]
+    spliced = splice(rows, committed, 0.02)
+    assert np.array_equal(spliced[:5], committed) and abs(spliced[5, 0] - 0.25) < 0.02
+    assert np.allclose(spliced[5 + 15:], 0.0)
