@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pi_policy_node.policy.gemma import Block, Gemma
+from pi_policy_node.policy.gemma import Block, Gemma, RMSNorm
 from pi_policy_node.policy.model import Inputs, Pi, embed_time, times
 from pi_policy_node.policy.siglip import Vision
 
@@ -22,7 +22,7 @@ NOT = -2.3819763e38  # what a masked score is set to
 
 @torch.no_grad()
 def sample(model: Pi, inputs: Inputs, noise: Tensor, *, steps: int = 10) -> Tensor:
-    """Actions [B, H, D]; model must not be folded."""
+    """Actions [B, H, D]. A folded model gives norm weights of zero, and so the same answers at the same cost."""
     x, valid = _prefix(model, inputs)
     positions = valid.cumsum(1) - 1
     cache: list = []
@@ -67,7 +67,7 @@ def _bias(sees: Tensor) -> Tensor:
 
 def _stack(g: Gemma, x: Tensor, positions: Tensor, bias: Tensor, cache: list, condition: Tensor | None, *, grow: bool):
     for i, block in enumerate(g.blocks):
-        y, gate = _norm(x, block.norm1.weight, _dense(g, condition, 2 * i))
+        y, gate = _norm(x, block.norm1, _dense(g, condition, 2 * i))
         q, k, v = (F.linear(y, w) for w in _qkv(block))
         q = _rotate(q.unflatten(-1, (block.heads, -1)).transpose(1, 2), positions)
         k = _rotate(k[:, None], positions)
@@ -78,11 +78,11 @@ def _stack(g: Gemma, x: Tensor, positions: Tensor, bias: Tensor, cache: list, co
             k, v = torch.cat((cache[i][0], k), 2), torch.cat((cache[i][1], v), 2)
         y = _attention(q, k, v, block, bias)
         x = _residual(x, block.out(y), gate)
-        y, gate = _norm(x, block.norm2.weight, _dense(g, condition, 2 * i + 1))
+        y, gate = _norm(x, block.norm2, _dense(g, condition, 2 * i + 1))
         gate_weight, up_weight = block.gate_up.weight.chunk(2)
         y = F.gelu(F.linear(y, gate_weight), approximate="tanh") * F.linear(y, up_weight)
         x = _residual(x, block.down(y), gate)
-    return _norm(x, g.norm.weight, _dense(g, condition, 2 * len(g.blocks)))[0]
+    return _norm(x, g.norm, _dense(g, condition, 2 * len(g.blocks)))[0]
 
 
 def _qkv(block: Block) -> tuple[Tensor, ...]:
@@ -102,10 +102,11 @@ def _dense(g: Gemma, condition: Tensor | None, i: int) -> Tensor | None:
     return F.linear(condition, g.modulation.weight[rows], g.modulation.bias[rows])[:, None]
 
 
-def _norm(x: Tensor, weight: Tensor | None, modulation: Tensor | None) -> tuple[Tensor, Tensor | None]:
+def _norm(x: Tensor, norm: RMSNorm, modulation: Tensor | None) -> tuple[Tensor, Tensor | None]:
     y = x.float()
     y = y * torch.rsqrt(y.pow(2).mean(-1, keepdim=True) + 1e-6)
     if modulation is None:
+        weight = x.new_zeros(x.shape[-1]) if norm.weight is None else norm.weight
         return (y * (1.0 + weight.float())).to(x.dtype), None
     scale, shift, gate = modulation.chunk(3, -1)
     return (y * (1 + scale) + shift).to(x.dtype), gate
@@ -136,7 +137,8 @@ def _vision(vision: Vision, images: Tensor) -> Tensor:
         scores = q @ k.transpose(2, 3) * q.shape[-1] ** -0.5
         y = (F.softmax(scores, dim=-1, dtype=torch.float32).to(q.dtype) @ v).transpose(1, 2).flatten(2)
         x = x + block.out(y)
-        x = x + block.down(F.gelu(block.up(_layer_norm(block.norm2, x)), approximate="tanh"))
+        y = F.linear(_layer_norm(block.norm2, x), block.up.weight, block.up.bias)
+        x = x + block.down(F.gelu(y, approximate="tanh"))
     return vision.project(_layer_norm(vision.norm, x))
 
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 
 import torch
 
+from pi_policy_node.policy import packed
 from pi_policy_node.policy.shapes import GemmaShape, Shape
 
 
@@ -24,7 +27,10 @@ def measure(device: torch.device, dtype: torch.dtype, threads: int | None) -> De
     try:
         size = 8192 if device.type == "cuda" else 1024
         a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
-        flops = 2 * size**3 / _best(lambda: a @ b, device)
+        products = [lambda: a @ b]
+        if device.type == "cpu" and packed.available():
+            products.append(partial(packed.Packed(b, None, size), a))
+        flops = 2 * size**3 / min(_best(product, device) for product in products)
         long = torch.zeros((1 << 31 if device.type == "cuda" else 1 << 28) // 4, device=device)
         bandwidth = long.numel() * 4 / _best(lambda: long.sum(), device)
     finally:
@@ -80,3 +86,10 @@ def _best(call, device: torch.device, repeat: int = 5) -> float:
             torch.cuda.synchronize()
         best = min(best, time.perf_counter() - started)
     return best
+
+
+def available_gb() -> float:
+    for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) / 1e6
+    return float("inf")

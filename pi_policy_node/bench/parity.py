@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from pi_policy_node.bench import eager, seeded
+from pi_policy_node.bench.floor import available_gb
 from pi_policy_node.cli import CommandError
 from pi_policy_node.environment import checkout
 from pi_policy_node.policy.engine import Engine
@@ -93,10 +94,3 @@ def engine_answers(shape, dtype: torch.dtype, args: argparse.Namespace, given, n
     else:
         engine = Engine(seeded.model(shape).cast(dtype).to(args.device))
     return engine, engine.sample(given, noise=noise)
-
-
-def available_gb() -> float:
-    for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) / 1e6
-    return float("inf")

@@ -8,16 +8,18 @@ import resource
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 
 from pi_policy_node.bench import eager
-from pi_policy_node.bench.floor import floor, measure
+from pi_policy_node.bench.floor import available_gb, floor, measure
 from pi_policy_node.cli import CommandError
 from pi_policy_node.policy import tune
 from pi_policy_node.policy.checkpoint import empty
 from pi_policy_node.policy.engine import Engine, Lane, blank
 from pi_policy_node.policy.model import Inputs, Pi
+from pi_policy_node.policy.packed import pack, unpack
 from pi_policy_node.policy.shapes import PRESETS, Shape
 
 HELP = "a policy's inference: ms by stage, floor from bytes and FLOPs, peak memory; --against eager for a baseline"
@@ -32,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--dtype", choices=DTYPES, help="default: bf16 on CUDA, on the CPU the faster one")
     parser.add_argument("--threads", type=int, help="default: measured (CPU)")
+    parser.add_argument("--pack", action=argparse.BooleanOptionalAction, help="weights in blocks; default: measured")
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, help="default: measured (CPU), on (CUDA)")
     parser.add_argument("--repeat", type=int, help="default: 100 on CUDA, 10 on the CPU, fewer where one takes seconds")
     parser.add_argument("--against", choices=("eager",), help="openpi-style eager sampling of the same weights")
@@ -50,6 +53,7 @@ def run(args: argparse.Namespace) -> int:
         dtype = torch.bfloat16 if device.type == "cuda" else tune.best_dtype(shape, prefix)
     else:
         dtype = DTYPES[args.dtype]
+    check_memory(shape, dtype, DTYPES.get(args.eager_dtype, dtype) if args.against else dtype, device)
     given = request(shape, args.views, args.prompt)
     noise = torch.randn(1, shape.horizon, shape.action_dim, generator=torch.Generator().manual_seed(0))
     report: dict = {"preset": shape.name, "device": name(device), "dtype": str(dtype).removeprefix("torch.")}
@@ -57,17 +61,22 @@ def run(args: argparse.Namespace) -> int:
 
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    engine = Engine(random(shape, dtype, device), steps=args.steps, threads=args.threads, compiled=args.compile)
+    engine = Engine(
+        random(shape, dtype, device), steps=args.steps, threads=args.threads, packed=args.pack, compiled=args.compile
+    )
     started = time.perf_counter()
     engine.warm_up(views=args.views, prompt=args.prompt)
-    engine.sample(given, noise=noise)
+    ours = engine.sample(given, noise=noise)
     report["warm_up_s"] = time.perf_counter() - started
-    report["threads"], report["compiled"] = engine.threads, engine.compiled
-    calls: dict[str, Callable] = {"engine": lambda: engine.sample(given, noise=noise)}
+    report |= {"threads": engine.threads, "packed": engine.packed, "compiled": engine.compiled}
+    repack = (lambda: pack(engine.model, prefix)) if engine.packed else (lambda: None)
+    calls = {"engine": Call(lambda: engine.sample(given, noise=noise), repack)}
     if args.against:
-        eager_dtype = DTYPES[args.eager_dtype] if args.eager_dtype else dtype
-        calls["eager"] = baseline(shape, eager_dtype, device, given, noise, args)
+        eager_dtype = DTYPES.get(args.eager_dtype, dtype)
+        calls["eager"] = baseline(engine, eager_dtype, given, noise)
         report["eager_dtype"] = str(eager_dtype).removeprefix("torch.")
+        calls["eager"].prepare()
+        report["apart"] = float((calls["eager"].run().cpu() - ours).abs().max())
     stages: list[dict[str, float]] = []
     measured = rounds(calls, args.repeat, device, after=lambda: stages.append(dict(engine.timing)))
     if device.type == "cuda":
@@ -110,27 +119,58 @@ def random(shape: Shape, dtype: torch.dtype, device: torch.device) -> Pi:
     return model
 
 
-def baseline(shape, dtype, device, given: Inputs, noise, args) -> Callable:
-    if device.type == "cpu" and args.threads:
-        torch.set_num_threads(args.threads)
-    model, there = random(shape, dtype, device), given.to(device)
-    return lambda: eager.sample(model, there, noise.to(device), steps=args.steps)
+@dataclass(frozen=True)
+class Call:
+    """What is timed, and what comes before it untimed."""
+
+    run: Callable[[], torch.Tensor]
+    prepare: Callable[[], object]
 
 
-def rounds(calls: dict[str, Callable], repeat: int | None, device: torch.device, after: Callable) -> dict:
+def baseline(engine: Engine, dtype: torch.dtype, given: Inputs, noise: torch.Tensor) -> Call:
+    """Eager sampling with as many threads, of the engine's own weights where both compute in one type.
+
+    They fit into memory once only: before each run they are put back into rows.
+    """
+    shared = dtype == engine.model.dtype
+    model = engine.model if shared else random(engine.shape, dtype, engine.device)
+    there = given.to(engine.device)
+
+    def prepare() -> None:
+        if shared:
+            unpack(engine.model)
+        if engine.threads:
+            torch.set_num_threads(engine.threads)
+
+    return Call(lambda: eager.sample(model, there, noise.to(engine.device), steps=engine.steps), prepare)
+
+
+def check_memory(shape: Shape, dtype: torch.dtype, other: torch.dtype, device: torch.device) -> None:
+    """Say so now, not when the computer has begun to swap."""
+    if device.type != "cpu":
+        return
+    with torch.device("meta"):
+        count = sum(parameter.numel() for parameter in Pi(shape).parameters())
+    needed = 1.0 + count * (dtype.itemsize + (other.itemsize if other != dtype else 0)) / 1e9
+    if available_gb() < needed:
+        raise CommandError(f"{available_gb():.1f} GB of memory are free; {shape.name} needs {needed:.1f} for this")
+
+
+def rounds(calls: dict[str, Call], repeat: int | None, device: torch.device, after: Callable) -> dict:
     """Each in turn, so that whatever else the computer does hits all of them alike: median, best and CPU ms."""
 
-    def once(call: Callable) -> tuple[float, float]:
+    def once(call: Call) -> tuple[float, float]:
+        call.prepare()
         if device.type == "cuda":
             torch.cuda.synchronize()
         wall, cpu = time.perf_counter(), time.process_time()
-        call()
+        call.run()
         if device.type == "cuda":
             torch.cuda.synchronize()
         return 1e3 * (time.perf_counter() - wall), 1e3 * (time.process_time() - cpu)
 
     first = max(once(call)[0] for call in calls.values())
-    count = repeat or (100 if device.type == "cuda" else max(1, min(10, int(30_000 / first))))
+    count = repeat or (100 if device.type == "cuda" else max(3, min(10, int(30_000 / first))))
     taken: dict[str, list[tuple[float, float]]] = {key: [] for key in calls}
     for _ in range(count):
         for key, call in calls.items():
@@ -174,10 +214,10 @@ def peak(device: torch.device) -> float:
 
 def text(r: dict) -> str:
     ms, floor_ms = r["ms"], r["floor"]
-    how = f"{r['threads']} threads{', compiled' * bool(r['compiled'])}" if r["device"] == "cpu" else "graphs"
+    how = f"{r['threads']} threads{', packed' * bool(r['packed'])}{', compiled' * bool(r['compiled'])}"
     lines = [
-        f"{r['preset']}, {r['views']} views, {r['prompt_tokens']} prompt tokens, {r['steps']} steps of {r['horizon']} rows"
-        f"; {r['device']}, {r['dtype']}, {how}",
+        f"{r['preset']}, {r['views']} views, {r['prompt_tokens']} prompt tokens, {r['steps']} steps of {r['horizon']} "
+        f"rows; {r['device']}, {r['dtype']}, {how if r['device'] == 'cpu' else 'graphs'}",
         f"  vision   {ms['vision']:10.2f} ms    floor {floor_ms['vision_ms']:10.2f}",
         f"  prefill  {ms['prefill']:10.2f} ms    floor {floor_ms['prefill_ms']:10.2f}",
         f"  denoise  {ms['denoise']:10.2f} ms    floor {floor_ms['denoise_ms']:10.2f}    ({ms['step']:.2f} a step)",
@@ -191,7 +231,8 @@ def text(r: dict) -> str:
         lines.append(
             f"  eager    {eager_ms['median']:10.2f} ms    best  {eager_ms['best']:10.2f}    ({r['eager_dtype']}, "
             f"{eager_ms['runs']} runs in turn): {faster['median']:.2f} x slower (best {faster['best']:.2f}, "
-            f"CPU time {faster['cpu']:.2f})"
+            f"CPU time {faster['cpu']:.2f}); "
+            f"answers {r['apart']:.1g} apart"
         )
     return "\n".join(lines)
 

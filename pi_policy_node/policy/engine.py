@@ -20,6 +20,7 @@ from torch import Tensor
 from pi_policy_node.policy import text, tune
 from pi_policy_node.policy.base import InputError, check_alive
 from pi_policy_node.policy.model import Context, Inputs, Pi, Plan, plan, times
+from pi_policy_node.policy.packed import pack
 from pi_policy_node.policy.rtc import Guide, guided_velocity
 
 
@@ -49,15 +50,22 @@ class Engine:
     """Takes a model over (norm weights are folded in place) and answers requests, one at a time, from any thread."""
 
     def __init__(
-        self, model: Pi, *, steps: int = 10, threads: int | None = None, compiled: bool | None = None, lanes: int = 64
+        self,
+        model: Pi,
+        *,
+        steps: int = 10,
+        threads: int | None = None,
+        packed: bool | None = None,
+        compiled: bool | None = None,
+        lanes: int = 64,
     ) -> None:
-        """threads, compiled: None = on the CPU, whatever `warm_up` measures to be fastest; on CUDA, compiled."""
+        """threads, packed, compiled: None = on the CPU, what `warm_up` measures to be fastest; on CUDA, compiled."""
         if steps < 1:
             raise ValueError(f"steps is {steps}; there must be at least one")
         self.model = model.fold().eval().requires_grad_(False)
         self.shape, self.steps = model.shape, steps
         self.device = model.embed.device
-        self.threads, self.compiled = threads, compiled
+        self.threads, self.packed, self.compiled = threads, packed, compiled
         self.timing: dict[str, float] = {}  # s, of the latest request; replaced, never changed
         self._lanes: OrderedDict[Key, Lane] = OrderedDict()
         self._most_lanes = lanes
@@ -136,10 +144,7 @@ class Engine:
         most = self.shape.prompt_tokens
         prompt = prompt or most
         if self.device.type == "cpu":
-            prefix = views * self.shape.vision.tokens + prompt
-            self.threads = self.threads or tune.best_threads(self.model, prefix)
-            if self.compiled is None:
-                self.compiled = tune.compiling_wins(self.model, prefix, self.threads)
+            self._choose(views * self.shape.vision.tokens + prompt)
         if not self._lanes and (self.compiled or (self.compiled is None and self.device.type == "cuda")):
             tune.compile_blocks(self.model)
         zeros = torch.zeros(batch, self.shape.horizon, self.shape.action_dim)
@@ -151,6 +156,16 @@ class Engine:
                 self.sample(inputs, noise=zeros, guide=guide, given=given)
 
     # ---- inside
+
+    def _choose(self, prefix: int) -> None:
+        """How to run on this CPU. Packed weights take what compiling would change out of its hands."""
+        self.threads = self.threads or tune.best_threads(self.model, prefix)
+        if self.packed is None:
+            self.packed = not self.compiled and tune.packing_wins(self.model, prefix, self.threads)
+        if self.packed:
+            pack(self.model, prefix)
+        if self.compiled is None:
+            self.compiled = not self.packed and tune.compiling_wins(self.model, prefix, self.threads)
 
     def _lane(self, inputs: Inputs, mode: str) -> Lane:
         # Graphs have one shape each, so lengths are rounded up into buckets; elsewhere nothing is padded.

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pi_policy_node.policy.attention import attention
 from pi_policy_node.policy.shapes import GemmaShape
 
 KV = list[tuple[Tensor, Tensor]]  # per layer: keys and values, each [B, K, D]
@@ -54,6 +55,14 @@ class RMSNorm(nn.Module):
             self.weight = None
 
 
+class GeGlu(nn.Linear):
+    """gelu(x·Gᵀ) ⊙ (x·Uᵀ); the weight is G above U."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, up = super().forward(x).chunk(2, -1)
+        return F.gelu(gate, approximate="tanh") * up
+
+
 class Block(nn.Module):
     def __init__(self, shape: GemmaShape, *, adaptive: bool) -> None:
         super().__init__()
@@ -63,7 +72,7 @@ class Block(nn.Module):
         self.qkv = nn.Linear(shape.width, inner + 2 * shape.head_dim, bias=False)
         self.out = nn.Linear(inner, shape.width, bias=False)
         self.norm2 = RMSNorm(shape.width, weight=not adaptive)
-        self.gate_up = nn.Linear(shape.width, 2 * shape.mlp, bias=False)
+        self.gate_up = GeGlu(shape.width, 2 * shape.mlp, bias=False)
         self.down = nn.Linear(shape.mlp, shape.width, bias=False)
 
     def forward(
@@ -84,8 +93,7 @@ class Block(nn.Module):
         if kv_only:
             return None, (k, v)
         x = add(x, self.out(attend(q, k, v, mask)), first)
-        gate, up = self.gate_up(self.norm2(x, second)).chunk(2, -1)
-        return add(x, self.down(F.gelu(gate, approximate="tanh") * up), second), (k, v)
+        return add(x, self.down(self.gate_up(self.norm2(x, second))), second), (k, v)
 
 
 def add(x: Tensor, y: Tensor, modulation: Tensor | None) -> Tensor:
@@ -101,7 +109,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     if mask is not None:
         mask = mask if mask.shape[1] == 1 else mask.repeat_interleave(q.shape[2], 1)
         mask = mask[:, None]
-    mixed = F.scaled_dot_product_attention(q.flatten(1, 2)[:, None], k[:, None], v[:, None], attn_mask=mask)
+    mixed = attention(q.flatten(1, 2)[:, None], k[:, None], v[:, None], mask)
     return mixed[:, 0].unflatten(1, q.shape[1:3]).flatten(2)
 
 

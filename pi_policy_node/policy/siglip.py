@@ -6,7 +6,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pi_policy_node.policy.attention import attention
 from pi_policy_node.policy.shapes import VisionShape
+
+
+class GeluLinear(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        return F.gelu(super().forward(x), approximate="tanh")
 
 
 class VisionBlock(nn.Module):
@@ -17,14 +23,14 @@ class VisionBlock(nn.Module):
         self.qkv = nn.Linear(shape.width, 3 * shape.width)
         self.out = nn.Linear(shape.width, shape.width)
         self.norm2 = nn.LayerNorm(shape.width, eps=1e-6)
-        self.up = nn.Linear(shape.width, shape.mlp)
+        self.up = GeluLinear(shape.width, shape.mlp)
         self.down = nn.Linear(shape.mlp, shape.width)
 
     def forward(self, x: Tensor) -> Tensor:  # [N, T, W]
         qkv = self.qkv(layer_norm(self.norm1, x)).unflatten(-1, (3, self.heads, -1))  # [N, T, 3, heads, D]
         q, k, v = qkv.transpose(1, 3).unbind(2)  # each [N, heads, T, D]
-        x = x + self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
-        return x + self.down(F.gelu(self.up(layer_norm(self.norm2, x)), approximate="tanh"))
+        x = x + self.out(attention(q, k, v).transpose(1, 2).flatten(2))
+        return x + self.down(self.up(layer_norm(self.norm2, x)))
 
 
 class Vision(nn.Module):

@@ -10,6 +10,7 @@ from collections.abc import Callable
 import torch
 import torch._dynamo
 
+from pi_policy_node.policy import packed
 from pi_policy_node.policy.gemma import Block, rope
 from pi_policy_node.policy.model import Pi
 from pi_policy_node.policy.shapes import Shape
@@ -40,6 +41,25 @@ def best_dtype(shape: Shape, prefix: int) -> torch.dtype:
         for kind in kinds:
             costs[kind] = min(costs[kind], _cost(blocks[kind], shape, prefix, kind))
     return torch.bfloat16 if costs[torch.bfloat16] < 0.8 * costs[torch.float32] else torch.float32
+
+
+def packing_wins(model: Pi, prefix: int, threads: int) -> bool:
+    """Whether packed weights make the layers at least 3 % faster."""
+    if not packed.available() or packed.is_packed(model.vlm.blocks[0]):
+        return False
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    kinds = {"plain": [model.vlm.blocks[0], model.expert.blocks[0]]}
+    rows = (prefix, model.shape.horizon)
+    kinds["packed"] = [packed.packed_copy(block, count) for block, count in zip(kinds["plain"], rows)]
+    costs = dict.fromkeys(kinds, float("inf"))
+    try:
+        for _ in range(2):
+            for kind, blocks in kinds.items():
+                costs[kind] = min(costs[kind], _cost(blocks, model.shape, prefix, model.dtype))
+    finally:
+        torch.set_num_threads(before)
+    return costs["packed"] < 0.97 * costs["plain"]
 
 
 def compiling_wins(model: Pi, prefix: int, threads: int) -> bool:

@@ -24,19 +24,12 @@ def test_the_floor_is_that_of_the_real_sizes():
 @pytest.mark.parametrize("name", ["small", "small05"])
 def test_flops_counted_for_the_floor_are_those_done(name):
     shape = preset(name)
-    engine, (given, noise) = Engine(seeded.model(shape), steps=2, threads=1), seeded.inputs("flops", shape)
-    with FlopCounterMode(display=False) as counter:
+    given, noise = seeded.inputs("flops", shape)
+    engine = Engine(seeded.model(shape).cast(torch.bfloat16), steps=2, threads=1)  # attention is written out in bf16,
+    with FlopCounterMode(display=False) as counter:  # and so seen by the counter, which knows few fused kernels
         engine.sample(given, noise=noise)
-    prefix = 3 * shape.vision.tokens + 7
     ours = floor(shape, Device(1e3, 1e30), views=3, prompt=7, steps=2, size=1)["total_ms"]
-    v, g, e = shape.vision, shape.vlm, shape.expert
-    attention = v.depth * 4 * 3 * v.tokens**2 * v.width + (g.depth - 1) * 4 * prefix**2 * g.heads * g.head_dim
-    context = prefix + (shape.family == "pi0")
-    attention += 2 * e.depth * 4 * shape.horizon * (context + shape.horizon) * e.heads * e.head_dim
     done = counter.get_total_flops()
-    by_name = {str(op): n for op, n in counter.get_flop_counts()["Global"].items()}
-    if not any("attention" in op for op in by_name):  # the counter does not know every attention kernel
-        done += attention
     assert ours == pytest.approx(done, rel=0.03)  # the rest: the state's token, the ends of the action expert
 
 
