@@ -5,7 +5,7 @@ The rules:
 - A stop word, or the bridge's being stopped by anybody, ends the task STOPPED. A fault of the bridge ends it FAILED.
 - While the bridge is latched, or silent, commands are REFUSED: after a resume nothing old may start to move.
 - Words that the policy does not know end the task REFUSED.
-- A task has SUCCEEDED when SURE fresh answers of the policy in a row say "done". Where the step was said by a person, or
+- A task has SUCCEEDED when the policy has said "done" in SURE fresh answers in a row and for SURE_FOR s. Where the step was said by a person, or
   the policy names no steps, a progress of STEP_DONE says the same.
 - A step that somebody says takes effect at once. When it is done, the policy chooses again; a task that is nothing but
   that step (direct) is done with it.
@@ -23,11 +23,12 @@ from dataclasses import dataclass, replace
 from enum import Enum
 
 from pi_policy_node.task.watch import Watch
-from pi_policy_node.task.words import Refused, check, shown
+from pi_policy_node.task.words import Refused, check, plain, shown
 
 DONE = "done"  # the subtask of a policy that has done the whole task
 STEP_DONE = 0.95  # progress from which a step is done
-SURE = 3  # fresh answers in a row
+SURE = 3  # fresh answers in a row ...
+SURE_FOR = 0.7  # ... over so many s: a policy may repeat a step's name for a while before it looks again
 POLICY_PATIENCE = 5.0  # s of failures or silence of the policy until the task has failed
 BRIDGE_PATIENCE = 2.0  # s of silence of the bridge until it counts as dead; it speaks at 5 Hz
 LONGEST = 3600.0  # s, of time limits
@@ -111,7 +112,7 @@ class Brain:
         self._begin = self._limit = 0.0  # s, steady
         self._policy_well = 0.0  # s, steady: when the policy was last seen to be well
         self._policy_cause = ""
-        self._done_since: int | None = None  # the first answer of those in a row that say so
+        self._done_since: tuple[int, float] | None = None  # the first answer of those in a row that say so, and when
         self._watch = Watch(0.0)
         self._bridge: tuple[Bridge, str] | None = None
         self._bridge_seen = -math.inf  # s, steady
@@ -124,7 +125,7 @@ class Brain:
         `direct`: the words are one step. Refused where it is not taken on; the task in hand then goes on, and is what
         `outcome` is about again.
         """
-        cleaned = check(text)
+        cleaned, words = check(text), plain(check(text))
         if not (math.isfinite(limit) and 0 <= limit <= LONGEST):
             raise Refused(f"the time limit is {limit:g} s; it must be between 0 (the default) and {LONGEST:g} s")
         if stamp <= 0:
@@ -133,7 +134,7 @@ class Brain:
         if self.lease is not None:
             self.end(State.CANCELLED, f"replaced by '{cleaned}'", now=now)
         task = uuid.uuid4().hex[:12]
-        self.lease = Lease(task, cleaned, cleaned if direct else "", stamp)
+        self.lease = Lease(task, words, words if direct else "", stamp)
         self._direct, self._understood = direct, False
         self._begin, self._limit = now, limit or self._limit_default
         self._policy_well, self._policy_cause = now, "it did not answer"
@@ -151,7 +152,7 @@ class Brain:
         if not text and self._direct:
             raise Refused("this task is a single step: there is nothing else to choose")
         self._bridge_ready(now)
-        self._steer(check(text) if text else "", now)
+        self._steer(plain(check(text)) if text else "", now)
 
     def end(self, state: State, reason: str, *, now: float) -> None:
         """Ends the task in hand, if there is one, and withdraws its lease."""
@@ -205,7 +206,7 @@ class Brain:
         self.outcome = changed
         if report.well:
             self._watch.see(report.subtask, report.progress, now)
-            if self._sure(report):
+            if self._sure(report, now):
                 self._done(now)
                 return
         if _looks(changed) != _looks(old):
@@ -227,14 +228,16 @@ class Brain:
 
     # ------------------------------------------------------------------------------------------------------- helpers
 
-    def _sure(self, report: Report) -> bool:
+    def _sure(self, report: Report, now: float) -> bool:
         """Whether the policy has said often enough in a row that it is done."""
         whole = bool(self.lease.subtask) or not report.subtask
         if not (report.subtask == DONE or whole and report.progress >= STEP_DONE):
             self._done_since = None
-        elif self._done_since is None or report.answers < self._done_since:  # fewer: the policy was started again
-            self._done_since = report.answers
-        return self._done_since is not None and report.answers >= self._done_since + SURE - 1
+            return False
+        if self._done_since is None or report.answers < self._done_since[0]:  # fewer: the policy was started again
+            self._done_since = report.answers, now
+        answers, since = self._done_since
+        return report.answers >= answers + SURE - 1 and now - since > SURE_FOR
 
     def _done(self, now: float) -> None:
         if self._direct or not self.lease.subtask:

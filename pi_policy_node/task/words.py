@@ -15,6 +15,9 @@ NEXT = re.compile(r"\s*(?:next|step|subtask)(?:\s+step)?\s*[:,]\s*(.*)", re.IGNO
 FREELY = {"", "go on", "as you like", "you choose", "auto", "free"}  # after "next:": the policy chooses again
 POLITE = {"please", "pls", "now", "robot", "hey", "ok", "okay", "immediately", "the", "oh", "no", "pi"}
 
+_BEFORE = r"(?:hey|hi|ok|okay|so|now|robot|pi|please|(?:can|could|would|will) you)\b[\s,]*"
+_AFTER = r"[\s,]*\b(?:please|now|robot|thanks|thank you|will you|would you)"
+AROUND = re.compile(rf"(?:{_BEFORE})*(.*?)(?:{_AFTER})*[\s.!?]*", re.IGNORECASE)
 EXAMPLE = "say what to do, for example 'put the red block in the bin'"
 _LOOK = 2000  # characters looked at: a stop must not wait for megabytes
 _SHORT = 3  # words; in so short an utterance a stop word counts wherever it stands
@@ -71,6 +74,12 @@ def check(text: str) -> str:
     if not any(c.isalpha() for c in cleaned):
         raise Refused(f"the command '{cleaned[:40]}' holds no word: {EXAMPLE}")
     return cleaned
+
+
+def plain(command: str) -> str:
+    """A command without what people say around it: "hey robot, could you wave please?" -> "wave"."""
+    bare = AROUND.fullmatch(command)[1]
+    return bare if any(c.isalpha() for c in bare) else command
 
 
 def shown(text: str) -> str:

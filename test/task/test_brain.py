@@ -5,7 +5,7 @@ import math
 import pytest
 
 from pi_policy_node.task import Brain, Bridge, Refused, Report, State
-from pi_policy_node.task.brain import BRIDGE_PATIENCE, POLICY_PATIENCE, STEP_DONE, SURE
+from pi_policy_node.task.brain import BRIDGE_PATIENCE, POLICY_PATIENCE, STEP_DONE, SURE, SURE_FOR
 
 
 class Bench:
@@ -58,12 +58,12 @@ def test_a_task_runs_until_the_policy_says_it_is_done(bench):
     bench.pass_time(1)
     assert bench.state == State.RUNNING
     bench.subtask = "done"
-    bench.pass_time(0.1 * (SURE - 1))
+    bench.pass_time(SURE_FOR)
     assert bench.state == State.RUNNING  # that may be a slip of the tongue
-    bench.pass_time(0.1)
+    bench.pass_time(0.2)
     assert bench.brain.lease is None and bench.state == State.SUCCEEDED
     assert bench.brain.outcome.subtasks == ("wave", "place it")
-    assert bench.brain.outcome.elapsed == pytest.approx(4.3, abs=0.15)
+    assert bench.brain.outcome.elapsed == pytest.approx(4.9, abs=0.15)
     ended = len(bench.said)
     bench.pass_time(5)
     assert len(bench.said) == ended and bench.state == State.SUCCEEDED  # it ends once
@@ -187,7 +187,7 @@ def test_done_must_be_said_several_times_in_a_row(bench):
     bench.begin()
     for _ in range(5):
         bench.subtask = "done"
-        bench.pass_time(0.1 * (SURE - 1))
+        bench.pass_time(SURE_FOR)
         bench.subtask = "place it"
         bench.pass_time(0.1)
     assert bench.state == State.RUNNING
@@ -196,6 +196,7 @@ def test_done_must_be_said_several_times_in_a_row(bench):
 def test_the_same_answer_heard_twice_counts_once(bench):
     task = bench.begin()
     for _ in range(10):
+        bench.now += SURE_FOR
         bench.brain.on_policy(Report(task, True, "", "done", 1.0, 0.0, 7), now=bench.now)
     assert bench.state == State.RUNNING
 
@@ -203,7 +204,7 @@ def test_the_same_answer_heard_twice_counts_once(bench):
 def test_a_policy_that_names_no_steps_is_done_with_its_progress(bench):
     bench.begin()
     bench.subtask, bench.progress = "", STEP_DONE + 0.01
-    bench.pass_time(0.5)
+    bench.pass_time(SURE_FOR + 0.2)
     assert bench.state == State.SUCCEEDED
 
 
@@ -263,7 +264,7 @@ def test_a_step_that_a_person_says_takes_effect_at_once_and_the_policy_goes_on_a
     bench.progress = 0.5
     bench.pass_time(1)
     bench.progress = 0.97
-    bench.pass_time(0.1 * SURE)
+    bench.pass_time(SURE_FOR + 0.2)
     assert bench.state == State.RUNNING and bench.brain.lease.subtask == ""
     bench.brain.step("wave", now=bench.now, stamp=1)
     bench.brain.step("", now=bench.now, stamp=1)
@@ -276,7 +277,7 @@ def test_a_step_without_a_task_is_one(bench):
     with pytest.raises(Refused, match="single step"):
         bench.brain.step("", now=bench.now, stamp=1)
     bench.progress = 0.97
-    bench.pass_time(0.1 * SURE)
+    bench.pass_time(SURE_FOR + 0.2)
     assert bench.state == State.SUCCEEDED
     with pytest.raises(Refused, match="no task"):
         bench.brain.step("", now=bench.now, stamp=1)

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pi_policy_node.task import MAX_LENGTH, Refused, check, is_cancel, is_stop, next_step
-from pi_policy_node.task.words import STOP
+from pi_policy_node.task.words import STOP, plain
 
 
 @pytest.mark.parametrize("text", [
@@ -36,7 +36,7 @@ def test_stop_words_in_any_case_and_punctuation(word, before, after, upper):
 def test_no_text_breaks_anything(text):
     is_stop(text), is_cancel(text), next_step(text)
     try:
-        assert 0 < len(check(text)) <= MAX_LENGTH
+        assert 0 < len(plain(check(text))) <= MAX_LENGTH
     except Refused as refusal:
         assert str(refusal) and "\n" not in str(refusal) and str(refusal).isprintable()
 
@@ -52,6 +52,15 @@ def test_commands_are_cleaned():
 def test_refusals_say_why(text, why):
     with pytest.raises(Refused, match=why.replace("+", r"\+")):
         check(text)
+
+
+@pytest.mark.parametrize("text, bare", [
+    ("hey robot, could you put the red block in the bin please?", "put the red block in the bin"),
+    ("Please open the drawer now!", "open the drawer"), ("wave", "wave"), ("Robot please", "Robot please"),
+    ("put the block on the pillar", "put the block on the pillar"), ("okay pi, will you wave, thank you.", "wave"),
+])  # fmt: skip
+def test_what_people_say_around_a_command(text, bare):
+    assert plain(text) == bare
 
 
 def test_cancel_words():
