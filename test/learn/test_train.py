@@ -1,0 +1,189 @@
+"""Training mini: a run that was stopped goes on as if it had not been; labels say what happened."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+
+import numpy as np
+import pytest
+import torch
+
+from pi_policy_node.learn import train as training
+from pi_policy_node.learn.dataset import Demonstrations, vocabulary
+from pi_policy_node.learn.episodes import Episode, EpisodesError, encode, write
+from pi_policy_node.learn.labels import Labeller, segments
+from pi_policy_node.learn.recipe import RecipeError, load_recipe
+from pi_policy_node.learn.train import Run, TrainError, train
+from pi_policy_node.policy import mini_weights
+from pi_policy_node.policy.mini_words import Words
+from pi_policy_node.policy.shapes import GemmaShape, MiniShape
+from pi_policy_node.robot import Kinematics, load_robot
+from pi_policy_node.cli.train import RECIPE
+
+ROBOT = load_robot("pi_mobile")
+SMALL = GemmaShape(width=32, depth=1, mlp=32, heads=2, head_dim=16)
+SHAPE = MiniShape(vlm=SMALL, expert=SMALL, channels=4)
+CAMERAS = ("front_camera", "left_wrist_camera", "right_wrist_camera")
+RIGHT = ROBOT.group("right_arm").columns
+HAND = ROBOT.group("right_gripper").columns.start
+
+
+def episode(seed: int) -> Episode:
+    """The right hand moves, closes at step 60, rises; opens at step 140 of the place."""
+    rng = np.random.default_rng(seed)
+    count = 200
+    action = np.tile(ROBOT.home, (count, 1)).astype(np.float32)
+    action[:, RIGHT.start] += 0.3 * np.sin(np.arange(count) / 40 + seed)
+    action[60:140, HAND] = 0.03
+    state = np.vstack((action[:1], action[:-1]))
+    frames = np.arange(0, count, 5, dtype=np.int32)
+    images = {c: [encode(rng.integers(0, 255, (24, 32, 3), dtype=np.uint8)) for _ in frames] for c in CAMERAS}
+    subtask = np.repeat([0, 1, 2], (100, 80, 20)).astype(np.int16)
+    progress = np.concatenate([np.linspace(0, 1, 100), np.linspace(0, 1, 80), np.ones(20)]).astype(np.float32)
+    return Episode("put", seed, "train", "put the red block in the blue bin", "red_block", state, action,
+                   np.arange(count) % 50 > 3, ("pick up the red block", "place it in the blue bin", "done"), subtask,
+                   progress, frames, images)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    (folder / "recipe.json").write_text("{}")
+    write(folder / "put" / "00000017.npz", [episode(seed) for seed in (17, 18, 19)])
+    return training.shards([folder])
+
+
+@pytest.fixture(autouse=True)
+def _small(monkeypatch):
+    monkeypatch.setattr(training, "MiniShape", lambda: SHAPE)
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def recipe():
+    recipe = load_recipe(RECIPE, steps=6, batch=8)
+    return replace(recipe, save_every=2, check_every=6, check_frames=8, repeats=2, warmup=2)
+
+
+def curve(out):
+    return torch.load(out / training.CHECKPOINT, weights_only=False)["curve"]
+
+
+def test_a_run_that_was_stopped_goes_through_the_same_curve(files, recipe, tmp_path):
+    heard = []
+    train(Run(recipe, files, tmp_path / "whole"), heard.append)
+    assert [p.step for p in heard] == [2, 4, 6] and heard[-1].checked["words"] <= 1
+
+    class Killed(Exception):
+        pass
+
+    def kill(progress):
+        if progress.step == 4:
+            raise Killed  # before step 4 is saved: the run goes on from step 2
+
+    with pytest.raises(Killed):
+        train(Run(recipe, files, tmp_path / "killed"), kill)
+    assert train(Run(recipe, files, tmp_path / "killed"), lambda p: None) == 6
+    assert curve(tmp_path / "killed") == curve(tmp_path / "whole")
+    one, other = (mini_weights.load(tmp_path / name / training.WEIGHTS) for name in ("killed", "whole"))
+    for name, value in one.model.state_dict().items():
+        assert torch.equal(value, other.model.state_dict()[name]), name
+    assert (tmp_path / "whole" / training.PICTURE).stat().st_size > 1000
+
+
+def test_two_workers_train_one_model(files, recipe, tmp_path):
+    before = training.Worker(Run(recipe, files, tmp_path / "x"), Demonstrations(ROBOT, SHAPE, files), SHAPE, 0)
+    assert train(Run(recipe, files, tmp_path / "two", workers=2), lambda p: None) == 6
+    after = mini_weights.load(tmp_path / "two" / training.WEIGHTS).model.state_dict()
+    assert any(not torch.allclose(value, after[name], atol=1e-4) for name, value in before.model.state_dict().items())
+    assert json.loads((tmp_path / "two" / training.RUN).read_text())["workers"] == 2
+
+
+def test_a_run_goes_on_with_what_it_began_with(files, recipe, tmp_path):
+    train(Run(recipe, files, tmp_path, minutes=0.0), lambda p: None)
+    with pytest.raises(TrainError, match="another rate.*--init"):
+        train(Run(replace(recipe, rate=2e-3), files, tmp_path), lambda p: None)
+    more = (*files, files[0].with_name("later.npz"))  # recorded meanwhile: not part of this run
+    assert train(Run(recipe, more, tmp_path), lambda p: None) == 6
+
+
+def test_a_warm_start_begins_from_the_weights_and_their_scales(files, recipe, tmp_path):
+    train(Run(recipe, files, tmp_path / "first"), lambda p: None)
+    weights = tmp_path / "first" / training.WEIGHTS
+    data = Demonstrations(ROBOT, SHAPE, files)
+    worker = training.Worker(Run(recipe, files, tmp_path / "second", init=weights), data, SHAPE, 0)
+    given = mini_weights.load(weights)
+    assert worker.step == 0 and np.array_equal(worker.scales.action_scale, given.scales.action_scale)
+    for name, value in given.model.state_dict().items():
+        assert torch.equal(value, worker.model.state_dict()[name]), name
+
+
+def test_a_step_learns(files, recipe, tmp_path):
+    """The same eight frames again and again: the loss must fall."""
+    recipe = replace(recipe, steps=60, warmup=5, rate=3e-3, save_every=20, check_every=60)
+    heard = []
+    train(Run(recipe, files, tmp_path), heard.append)
+    for part in ("actions", "words", "progress", "reach"):
+        assert heard[-1].parts[part] < heard[0].parts[part], part
+
+
+def test_hindsight_says_where_the_hand_will_close(files):
+    one = episode(17)
+    labels = Labeller(ROBOT).label(one)
+    tools = Kinematics(ROBOT).tools(one.state.astype(float))["right_arm"]
+    assert (labels.arm[:180] == 1).all() and (labels.arm[180:] == -1).all()
+    assert np.allclose(labels.reach[10], tools[59] - tools[10], atol=1e-5), "to where the fingers close"
+    assert np.allclose(labels.reach[110], tools[139] - tools[110], atol=1e-5), "to where they open"
+    assert np.isnan(labels.reach[190]).all()
+    nudged = Labeller(ROBOT).label(replace(one, events=((30, "nudge"),)))
+    assert np.isnan(nudged.reach[10]).all() and np.isfinite(nudged.reach[40]).all(), "it was elsewhere before"
+    seen = labels.cells["front_camera"][10]
+    assert np.isfinite(seen).all() and (0 < seen).all() and (seen < 1).all()
+
+
+def test_chunks_stay_in_their_episode_and_know_what_was_no_purpose(files):
+    data = Demonstrations(ROBOT, SHAPE, files)
+    last = int(np.flatnonzero(data.episode == 0)[-1])
+    knots, learn = data.chunk(np.array([0, last]))
+    assert np.array_equal(knots[0], episode(17).action[0:51:5]) and not learn[0, 0] and learn[0, 1]
+    assert (knots[1, 1:, ~ROBOT.is_base].T == episode(17).action[-1, ~ROBOT.is_base]).all()
+    weights = data.weights({"put": 1.0}, {"pick": 1, "place": 1, "drawer": 1, "drive": 1, "done": 0.3})
+    assert (weights[data.seed == 19] == 0).all(), "what is checked on is not learnt"
+    sorts = np.array([s.split()[0] for s in data.subtasks])[data.said]
+    assert np.isclose(weights[sorts == "pick"].sum(), weights[sorts == "place"].sum())
+    assert np.isclose(weights[sorts == "done"].sum(), 0.3 * weights[sorts == "pick"].sum())
+
+
+def test_segments():
+    assert segments(np.array([0, 0, 1, 2, 2])) == [(0, 2), (2, 3), (3, 5)]
+
+
+def test_what_is_held_out_stays_out_of_the_vocabulary():
+    words = Words(vocabulary())
+    assert words.unknown("drop the red block in the blue bin") == ("drop",)
+    assert words.unknown("place it to the left of the yellow prism") == ()
+    assert len(set(vocabulary())) == len(vocabulary())
+
+
+@pytest.mark.parametrize("change, message", [
+    ({"batch": 1}, "batch must be between"), ({"speed": 3}, "speed: the keys are"),
+    ({"families": {"put": -1}}, "families must give"), ({"loss": {"actons": 1}}, "actons"),
+    ({"loss": {"actions": -1}}, "loss.actions must be"),
+])
+def test_a_recipe_says_what_is_wrong_with_it(tmp_path, change, message):
+    import yaml
+
+    file = tmp_path / "recipe.yaml"
+    good = asdict(load_recipe(RECIPE))
+    file.write_text(yaml.safe_dump({**good, **change}))
+    with pytest.raises(RecipeError, match=message):
+        load_recipe(file)
+
+
+def test_no_data_is_no_run(recipe, tmp_path):
+    with pytest.raises(EpisodesError, match="no episodes"):
+        train(Run(recipe, (), tmp_path), lambda p: None)
