@@ -64,16 +64,19 @@ def holds(
     return found
 
 
-def jumps(times: Sequence[float], positions: np.ndarray, velocities: np.ndarray, limit: np.ndarray) -> int:
+def jumps(times: Sequence[float], positions: np.ndarray, velocities: np.ndarray, limit: np.ndarray, *,
+          period: float) -> int:
     """How often a reference moved further between two samples than its own velocities allow.
 
     times [N] s, positions and velocities [N, J], limit [J] the joints' acceleration limits. A smooth reference moves by
-    the mean of the two velocities times the step, give or take what the acceleration can change on the way.
+    the mean of the two velocities times the step, give or take what the acceleration can change on the way. period: s,
+    an update of the controller. A joint_trajectory_controller dates its last reference one update too early when it
+    starts a new trajectory from it, whatever that trajectory is: at a velocity v, that step is v * period too long.
     """
     step = np.diff(np.asarray(times, float))[:, None]
     moved = np.diff(positions, axis=0)
     expected = 0.5 * (velocities[1:] + velocities[:-1]) * step
-    slack = 0.5 * limit * step**2 + 1e-6
+    slack = 0.5 * limit * step**2 + 1.1 * period * np.maximum(np.abs(velocities[1:]), np.abs(velocities[:-1])) + 1e-6
     fresh = (step > 0)[:, 0]
     return int(np.any(np.abs(moved - expected) > slack, axis=1)[fresh].sum())
 

@@ -120,6 +120,7 @@ class Window:
         times, maps = sampler(self.blend, self.tail)
         return times, maps @ np.concatenate([self.start, self.aim])
 
+    @functools.cached_property
     def points(self) -> tuple[np.ndarray, np.ndarray]:
         """What to send: times from the start [P] (> 0, increasing) and states [P, 3, A], the last one at rest.
 

@@ -75,25 +75,24 @@ class TrajectorySender(_TopicSender):
 
     def __init__(self, node: Node, robot: Robot, group: Group) -> None:
         super().__init__(node, JointTrajectory, robot, group)
-        self._names = list(group.joints)
+        self._message = JointTrajectory(joint_names=list(group.joints))
+        self._points: list[JointTrajectoryPoint] = []  # used again: to make some takes longer than to fill and send them
         self._absolute = group.controller.stamp == "absolute"
 
     def send(self, output: Output, *, now: int, steady: float) -> None:
         if output.window is None:
             return
-        times, states = output.window.points()
+        times, states = output.window.points
         states = self._joint_units(states[:, :, self.group.columns])
-        message = JointTrajectory(joint_names=self._names)
-        message.points = [
-            JointTrajectoryPoint(
-                positions=_doubles(p), velocities=_doubles(v), accelerations=_doubles(a),
-                time_from_start=to_duration(round(t * 1e9)),
-            )
-            for t, (p, v, a) in zip(times, states)
-        ]  # fmt: skip
+        while len(self._points) < len(times):
+            self._points.append(JointTrajectoryPoint())
+        for point, time, (p, v, a) in zip(self._points, times, states):
+            point.positions, point.velocities, point.accelerations = _doubles(p), _doubles(v), _doubles(a)
+            point.time_from_start = to_duration(round(time * 1e9))
+        self._message.points = self._points[: len(times)]
         if self._absolute:
-            message.header.stamp = to_stamp(now)
-        self.publisher.publish(message)
+            self._message.header.stamp = to_stamp(now)
+        self.publisher.publish(self._message)
 
 
 class _Stream(_TopicSender):

@@ -4,8 +4,8 @@
     python -m pi_policy_node.nodes.bench_probe watch SECONDS ROBOT [images] [references] [idle]
 
 Each prints one line of JSON at its end. The middleware itself notes when a message was sent (source_timestamp, by the
-sender) and when it reached a process (received_timestamp), both on this host's system clock: the probe's own delays
-don't count, and what runs inside another node is measured from outside it.
+sender), on this host's system clock: what a node adds is from the sending of the last message it needed to the sending
+of its own, the way into the node included. When a message reached the probe says nothing about when it reached a node.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ from pi_policy_node.robot import load_robot
 CAMERAS = ("a", "b", "c", "d")
 HEIGHT, WIDTH, HZ = 480, 640, 30.0
 PATIENCE = 15.0  # s for two processes to find each other
-WORDS = "wave"  # arms, lift, grippers and base move
+WORDS = "keep waving"  # arms, lift, grippers and base move, without an end
+CONTROLLER_PERIOD = 0.002  # s between two updates of the simulated controllers
 AGAIN = 0.3  # s between the end of a task and the next words
 
 
@@ -121,9 +122,9 @@ class Watcher(Node):
     def __init__(self, robot_name: str, *, images: bool, references: bool) -> None:
         super().__init__("bench_watcher")
         self.robot = load_robot(robot_name)
-        self.images: dict[str, dict[int, int]] = {camera.name: {} for camera in self.robot.cameras}
+        self.images: dict[str, dict[int, int]] = {camera.name: {} for camera in self.robot.cameras}  # when sent
         self.observations: list[tuple[int, dict[str, int]]] = []  # when it was sent, the stamps of its images
-        self.chunks: list[int] = []  # when they arrived
+        self.chunks: list[int] = []  # when they were sent
         self.windows: list[int] = []  # when they were sent
         self.clock: list[tuple[float, float]] = []  # s of the simulation, s of arrival
         self.references: dict[str, list[tuple]] = {}
@@ -134,7 +135,7 @@ class Watcher(Node):
         if images:
             for camera in self.robot.cameras:
                 self.create_subscription(Image, camera.topic, lambda data, info, name=camera.name:
-                                         self.images[name].__setitem__(stamp_of(data), info["received_timestamp"]),
+                                         self.images[name].__setitem__(stamp_of(data), info["source_timestamp"]),
                                          SENSOR, raw=True)
             self.create_subscription(Observation, "observation", self._on_observation, SENSOR)
         self.create_subscription(ActionChunk, "action_chunk", self._on_chunk, RELIABLE10)
@@ -164,7 +165,7 @@ class Watcher(Node):
     def _on_chunk(self, message: ActionChunk, info: dict) -> None:
         # One that asks for rest, or that comes to a bridge at rest, need not lead to a message.
         if message.horizon and self._mode == BridgeStatus.RUNNING:
-            self.chunks.append(info["received_timestamp"])
+            self.chunks.append(info["source_timestamp"])
 
     def _on_bridge(self, message: BridgeStatus) -> None:
         self._latched, self._mode = message.latched, message.mode
@@ -222,7 +223,7 @@ class Watcher(Node):
             held = 2.0 / self.robot.command_hz if group.kind == "base" else 0.0
             jumps += measures.velocity_jumps(times, velocities, limit, held=held)
             if group.kind != "base":
-                jumps += measures.jumps(times, positions, velocities, limit)
+                jumps += measures.jumps(times, positions, velocities, limit, period=CONTROLLER_PERIOD)
             samples += len(rows)
             fastest[name] = float(np.abs(velocities).max())
         return {"jumps": jumps, "samples": samples, "fastest": fastest}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import faulthandler
+import gc
 import os
 import signal
 import socket
@@ -275,6 +276,8 @@ def main(node_class: Callable[[], Node]) -> NoReturn:
         node = node_class()
         node.finished = done
         executor.add_node(node)
+        gc.collect()
+        gc.freeze()  # what has been made lives as long as the process: no collection need look at it again
         executor.spin_until_future_complete(done)
         code = done.result() if done.done() else 0
     except ExternalShutdownException:

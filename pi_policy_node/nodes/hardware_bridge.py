@@ -28,7 +28,7 @@ from pi_policy_node.robot import Kinematics
 REST_LIMIT = 3.0  # s within which the robot must be at rest when the node is deactivated
 STATUS_PERIOD = 0.2  # s
 CAMERA_REPORTS = "camera_ingest: "  # what the diagnostics that name a camera begin with
-SOONEST = 0.004  # s between two ticks, however many chunks arrive
+SOONEST = 0.01  # s between two windows that chunks asked for, however many arrive
 
 
 def guarded(callback: Callable) -> Callable:
@@ -59,6 +59,7 @@ class HardwareBridge(ManagedNode):
         self._said: tuple = ()  # what the last status said
         self._prompt = ""  # the words of the last instruction
         self._last_tick = 0.0  # s, steady
+        self._last_answer = 0.0  # s, steady: when a chunk last had its window at once
         self._slowest = 0.0  # s from a chunk's arrival to its window's being sent, of the last second
         self._gap = 0.0  # s, the longest between two ticks, of the last second
         self._ticks = None
@@ -175,7 +176,8 @@ class HardwareBridge(ManagedNode):
         if reason:
             whose = "takeover" if person else "policy"
             self.get_logger().warning(f"chunk of the {whose} refused: {reason}", throttle_duration_sec=1.0)
-        elif arrived - self._last_tick > SOONEST:
+        elif arrived - self._last_answer > SOONEST:
+            self._last_answer = arrived
             self._send(self.now(), time.monotonic())
             self._ticks.reset()  # the next one a period after this
             self._slowest = max(self._slowest, time.monotonic() - arrived)

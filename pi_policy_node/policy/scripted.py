@@ -17,13 +17,15 @@ from pi_policy_node.robot import Kinematics, Robot
 MARGIN = 0.6  # of every limit that a motion uses; the rest is for braking out of the motion before
 TOOL_MARGIN = 0.8  # of the limit of the tools' speed
 SHORTEST, LONGEST = 1.0, 30.0  # s
+AGAIN_AND_AGAIN = 1800.0  # s for which a motion goes on that it was told to keep doing
 GESTURE = (0.25, 0.20, -0.25, 0.30, 0.30, 0.40)  # rad, the arm joints' part in a wave, from the shoulder outwards
 REACH = (0.30, 0.35, -0.35, 0.20, 0.20, 0.00)  # rad
 
-WAVE = {"wave", "greet", "hello", "hi"}
+WAVE = {"wave", "waving", "greet", "hello", "hi"}
 HOME, TURN, LIFT, REACHING = {"home"}, {"turn", "rotate", "spin"}, {"raise", "lower", "lift"}, {"reach", "point"}
 DRIVE = {"drive", "move", "go", "forward", "forwards", "back", "backward", "backwards"}
 OPEN, CLOSE = {"open", "release"}, {"close", "grasp", "grip"}
+KEEP = {"keep"}
 KNOWN = WAVE | HOME | TURN | LIFT | REACHING | DRIVE | OPEN | CLOSE
 
 
@@ -72,7 +74,10 @@ class Motion:
 
 
 class ScriptedPolicy:
-    """Plays one motion per task: wave (the default), reach, drive, turn, raise, lower, open, close, home."""
+    """Plays one motion per task: wave (the default), reach, drive, turn, raise, lower, open, close, home.
+
+    "keep waving" goes on for half an hour: that is how the command stream is measured.
+    """
 
     name = "scripted"
     understood = "wave, reach, drive, turn, raise, lower, open, close and home, with left, right, forward or back"
@@ -204,7 +209,12 @@ class ScriptedPolicy:
             speed = (fixed[-1] - fixed[-2]) / self.dt if len(fixed) > 1 else np.zeros_like(start)
             begin = obs.stamp + (len(fixed) - 1) * self.dt
         motion = self.choose(obs.prompt, np.where(self.robot.is_base, 0.0, start))
-        self._rows = np.concatenate([fixed[:-1], self._plan(motion, start, speed)])
+        rows = self._plan(motion, start, speed)
+        if KEEP & set(_words(obs.prompt)):
+            again = self._plan(motion, rows[-1], np.zeros_like(start))[1:]
+            if np.allclose(again[-1], rows[-1]):  # it ends where it begins
+                rows = np.concatenate([rows, *[again] * int(AGAIN_AND_AGAIN / (len(again) * self.dt))])
+        self._rows = np.concatenate([fixed[:-1], rows])
         self._begin = begin - max(len(fixed) - 1, 0) * self.dt
         self._prompt, self._name = obs.prompt, motion.name
 

@@ -201,7 +201,7 @@ def play(robot: Robot, kinematics: Kinematics, place: np.ndarray, events: list[E
         output = bridge.tick(**moment())
         if output.window is not None:
             at = clock + delay * rng.random()
-            pending.append((max(at, pending[-1][0] if pending else at), *output.window.points()))
+            pending.append((max(at, pending[-1][0] if pending else at), *output.window.points))
         deliver(clock)
         if output.action is not None:
             record.actions.append((clock, output.action))

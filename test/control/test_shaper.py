@@ -21,7 +21,7 @@ def test_what_is_sent_is_what_was_checked(pi_mobile, blend):
     """A controller's quintics through the points are the curves that the limits were checked on."""
     one = window(pi_mobile, 1, blend)
     start = one.start if blend else one.aim
-    times, states = one.points()
+    times, states = one.points
     assert (np.diff(times) > 0).all() and times[0] >= 0.08 and not states[-1, 1:].any()
     checked, curves = one.samples()
     before, knots = [start, *states[:-1]], [0.0, *times[:-1]]

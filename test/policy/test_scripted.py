@@ -63,6 +63,22 @@ def test_motions_keep_within_every_limit(robot, policy, prompt):
     assert np.abs(rows[-1] - rows[-2]).max() < 1e-6, "it ends at rest"
 
 
+def test_a_motion_that_is_kept_up_goes_on_without_a_seam():
+    robot = load_robot("pi_mobile")
+    policy = make_policy("scripted", robot)
+    chunk = policy.infer(look(robot, "keep waving"))
+    rows = [chunk.actions[:10]]
+    for k in range(1, 100):  # 20 s: several waves
+        chunk = policy.infer(look(robot, "keep waving", 100 + 0.2 * k), prefix=Prefix(chunk.actions[10:15]))
+        rows.append(chunk.actions[:10])
+    rows = np.concatenate(rows)
+    assert chunk.progress < 0.05
+    assert np.abs(np.diff(rows[-300:], axis=0)).max() > 1e-3, "still moving"
+    base = robot.is_base
+    assert np.all(np.abs(np.diff(rows, axis=0))[:, ~base] <= robot.velocity[~base] * robot.dt)
+    assert np.all(np.abs(np.diff(rows, axis=0, n=2))[:, ~base] <= robot.acceleration[~base] * robot.dt**2)
+
+
 def test_a_wave_moves_everything():
     robot = load_robot("pi_mobile")
     rows = play(make_policy("scripted", robot), robot, "wave")
