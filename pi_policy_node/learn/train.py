@@ -134,7 +134,7 @@ class Worker:
         self.model = Mini(shape, len(self.words))
         if run.init is not None and not (run.out / CHECKPOINT).exists():
             self._warm_start(run.init)
-        self.model.to(run.device)
+        self.model.to(run.device, memory_format=torch.channels_last)
         self.average = {name: value.detach().clone() for name, value in self.model.named_parameters()}
         decayed = [p for p in self.model.parameters() if p.ndim > 1]
         others = [p for p in self.model.parameters() if p.ndim <= 1]

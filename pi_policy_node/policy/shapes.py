@@ -81,7 +81,7 @@ class MiniShape:
     front: EyeShape = EyeShape(height=72, width=96, stride=3)
     wrist: EyeShape = EyeShape(height=48, width=64, stride=4)
     rear: EyeShape = EyeShape(height=48, width=64, stride=6, blocks=1, points=0)
-    channels: int = 48
+    channels: int = 32
     vlm: GemmaShape = GemmaShape(width=128, depth=4, mlp=384, heads=4, head_dim=32)
     expert: GemmaShape = GemmaShape(width=128, depth=4, mlp=384, heads=4, head_dim=32)
     state_dim: int = 24  # the robot's 18 numbers and both tools' places
