@@ -209,6 +209,7 @@ class Sim(Node):
     def _get_scene(self, request, response):
         with self.lock:
             scene, things = self.simulator.scene, self.simulator.objects()
+            response.drawer = self.simulator.physics.drawer()
         response.scene, response.seed = scene.name, scene.seed
         response.names = list(things)
         response.descriptions = [f"{thing.colour} {thing.kind}" for thing in things.values()]

@@ -94,10 +94,19 @@ def sampler(name: str) -> Callable[[Sampler], Sampler]:
 
 
 def sample(name: str, seed: int) -> Scene:
-    """The scene of that name (the default one when empty) for a seed; the same every time."""
+    """The scene of that name (the default one when empty) for a seed; the same every time.
+
+    "put" or "put/holdout_words": that of a task of the family, in that split.
+    """
     name = name or DEFAULT
     if name not in SCENES:
-        raise SceneError(f"no scene is called {name!r}; there are {', '.join(sorted(SCENES))}")
+        from pi_policy_node.sim import tasks  # made of scenes itself
+
+        family, _, split = name.partition("/")
+        if family in tasks.FAMILIES and split in ("", *tasks.SPLITS):
+            return replace(tasks.draw(family, seed, split or "train").scene, name=name)
+        raise SceneError(f"no scene is called {name!r}; there are {', '.join(sorted(SCENES))} "
+                         f"and those of the tasks {', '.join(tasks.FAMILIES)}")
     rng = np.random.default_rng([zlib.crc32(name.encode()), seed])
     return replace(SCENES[name](rng), name=name, seed=seed)
 

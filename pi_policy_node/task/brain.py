@@ -194,6 +194,7 @@ class Brain:
             self._policy_well = now
         else:
             self._policy_cause = report.cause
+            self._watch.pause(now)  # its failing has a patience of its own
         if report.task != self.lease.id:
             return
         self._understood |= report.well

@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -92,9 +92,12 @@ STARVATION = Starvation()
 class RobotUnderTest:
     """Waits for conditions, with limits; `rest` and `moving` are judged on the controllers' own reference."""
 
-    def __init__(self, file: Path | str, *, namespace: str = "", policy: str = "scripted", heartbeat: bool = True) -> None:
+    def __init__(self, file: Path | str, *, namespace: str = "", policy: str = "scripted", heartbeat: bool = True,
+                 parameters: Mapping[str, Mapping[str, object]] | None = None) -> None:
+        """`parameters`: more of them, by node."""
         self.robot = load_robot(file)
         self._file, self._namespace, self._policy_name = str(file), namespace, policy
+        self._parameters = parameters or {}
         self.processes: dict[str, subprocess.Popen] = {}
         self.logs: dict[str, list[str]] = {}
         self.bridge = self.task = self.policy = None
@@ -129,6 +132,8 @@ class RobotUnderTest:
                 command += ["-p", f"max_age:={MAX_AGE}"]
             if name == "policy":
                 command += ["-p", f"policy:={self._policy_name}"]
+            for parameter, value in self._parameters.get(name, {}).items():
+                command += ["-p", f"{parameter}:={value}"]
             process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
                                        env=os.environ, start_new_session=True, preexec_fn=_die_with_parent)
             self.processes[name] = process
