@@ -11,7 +11,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -321,6 +321,13 @@ def padded(inputs: Inputs, count: int) -> Inputs:
         return inputs
     tokens, mask = (torch.nn.functional.pad(x, (0, extra)) for x in (inputs.tokens, inputs.token_mask))
     return replace(inputs, tokens=tokens, token_mask=mask)
+
+
+def together(requests: Sequence[Inputs]) -> Inputs:
+    """One batch of several."""
+    longest = max(one.tokens.shape[1] for one in requests)
+    requests = [padded(one, longest) for one in requests]
+    return Inputs(*(torch.cat([getattr(one, name) for one in requests]) for name in Inputs.__dataclass_fields__))
 
 
 def check_inputs(inputs: Inputs, shape) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,8 @@ from pi_policy_node.policy import checkpoint as checkpoints
 from pi_policy_node.policy import tune
 from pi_policy_node.policy.base import Observation, PolicyError, Prefix, Result, check_alive
 from pi_policy_node.policy.embodiment import Embodiment, from_robot, load_embodiment
-from pi_policy_node.policy.engine import Engine, Given
+from pi_policy_node.policy.engine import Engine, Given, together
+from pi_policy_node.policy.model import Inputs
 from pi_policy_node.policy.rtc import Ensemble, Guide, soft_mask
 from pi_policy_node.policy.tokenizer import Tokenizer
 from pi_policy_node.policy.transforms import Transforms
@@ -96,45 +98,89 @@ class VlaPolicy:
     ) -> Result:
         check_alive(deadline, cancel)
         started = time.monotonic()
-        state = np.asarray(obs.state, dtype=np.float64)
-        inputs = self.transforms.inputs(obs.images, state[self._columns["state"]], obs.prompt)
-        shape = self.engine.shape
-        noise = torch.randn(1, shape.horizon, shape.action_dim, generator=self._generator)
+        state, inputs = self._inputs(obs)
+        noise = self._noise(1)
         prepared = time.monotonic() - started
-        chunking = self._chunking(prefix, state)
+        chunking = self._chunking([prefix], [state])
         actions = self.engine.sample(inputs, noise=noise, deadline=deadline, cancel=cancel, **chunking)
         timing = dict(self.engine.timing) | {"prepare": prepared}
         rows = self._absolute(actions[0].numpy(), state)
         if self.chunking == "ensemble":
             rows = self._ensemble.add(obs.stamp, rows)
-        if prefix is not None:
-            count = min(len(prefix.rows), len(rows))
-            rows[:count] = prefix.rows[:count]  # these run whatever we say
+        rows = _committed(rows, prefix)
         if self._subtask_every and started - self._said_at >= self._subtask_every:
             said = self.engine.say(inputs, stop=self.transforms.tokenizer.stop, deadline=deadline, cancel=cancel)
             self._subtask, self._said_at = self.transforms.tokenizer.text(said[0]), started
         timing["total"] = time.monotonic() - started
         return Result(actions=rows, subtask=self._subtask, timing=timing)
 
+    def infer_batch(self, requests: Sequence) -> list[Result | Exception]:
+        """Several robots at once: one pass for all of them. Nothing is remembered between robots, so chunks are not
+        averaged, and nothing is asked of the language head. What cannot be answered has its own error.
+
+        requests: with `observation`, `prefix`, `deadline` and `cancel`, as `infer` takes them.
+        """
+        started = time.monotonic()
+        answers: list[Result | Exception | None] = [None] * len(requests)
+        ready: list[tuple[int, np.ndarray, Inputs]] = []
+        for i, request in enumerate(requests):
+            try:
+                check_alive(request.deadline, request.cancel)
+                ready.append((i, *self._inputs(request.observation)))
+            except PolicyError as error:
+                answers[i] = error
+        if not ready:
+            return answers
+        asked = [requests[i] for i, *_ in ready]
+        states = [state for _, state, _ in ready]
+        limits = [request.deadline for request in asked]
+        actions = self.engine.sample(
+            together([inputs for *_, inputs in ready]),
+            noise=self._noise(len(ready)),
+            deadline=None if None in limits else max(limits),
+            cancel=_All([request.cancel for request in asked]),
+            **self._chunking([request.prefix for request in asked], states),
+        )
+        timing = dict(self.engine.timing) | {"total": time.monotonic() - started}
+        for (i, state, _), request, one in zip(ready, asked, actions.numpy()):
+            answers[i] = Result(_committed(self._absolute(one, state), request.prefix), timing=dict(timing))
+        return answers
+
     # ---- the robot's rows and the model's
 
-    def _chunking(self, prefix: Prefix | None, state: np.ndarray) -> dict:
-        """The previous chunk, as the engine wants it: absolute rows made relative to the state of now."""
-        if prefix is None or len(prefix.rows) == 0 or self.chunking in ("none", "ensemble"):
+    def _inputs(self, obs: Observation) -> tuple[np.ndarray, Inputs]:
+        state = np.asarray(obs.state, dtype=np.float64)
+        return state, self.transforms.inputs(obs.images, state[self._columns["state"]], obs.prompt)
+
+    def _noise(self, batch: int) -> torch.Tensor:
+        shape = self.engine.shape
+        return torch.randn(batch, shape.horizon, shape.action_dim, generator=self._generator)
+
+    def _chunking(self, prefixes: list[Prefix | None], states: list[np.ndarray]) -> dict:
+        """The previous chunks, as the engine wants them: absolute rows made relative to the state of now."""
+        if self.chunking in ("none", "ensemble") or not any(p is not None and len(p.rows) for p in prefixes):
             return {}
-        step, shape = self.transforms.embodiment.dt, self.engine.shape
-        every = prefix.rows if prefix.planned is None else np.concatenate((prefix.rows, prefix.planned))
-        known = _resample(every[:, self._columns["actions"]], self.dt, step)[: shape.horizon]
-        committed = min(_rows(len(prefix.rows), self.dt, step), len(known))
-        normal = self.transforms.rows_in(known, state[self._columns["actions"]])
-        rows = torch.zeros(1, shape.horizon, shape.action_dim)
-        rows[0, : len(known)] = torch.from_numpy(normal)
-        if self.chunking == "trained":
-            return {"given": Given(rows, (torch.arange(shape.horizon) < committed)[None])}
+        shape = self.engine.shape
+        rows = torch.zeros(len(states), shape.horizon, shape.action_dim)
+        first = torch.zeros(rows.shape[:2], dtype=torch.bool)
         weight = torch.zeros_like(rows)
-        mask = soft_mask(shape.horizon, committed, len(known))
-        weight[0, :, : known.shape[1]] = torch.from_numpy(mask)[:, None].float()
-        return {"guide": Guide(rows, weight)}
+        for i, (prefix, state) in enumerate(zip(prefixes, states)):
+            if prefix is None or len(prefix.rows) == 0:
+                continue
+            known, committed = self._known(prefix)
+            normal = self.transforms.rows_in(known, state[self._columns["actions"]])
+            rows[i, : len(known)] = torch.from_numpy(normal)
+            first[i, :committed] = True
+            mask = soft_mask(shape.horizon, committed, len(known))
+            weight[i, :, : known.shape[1]] = torch.from_numpy(mask)[:, None].float()
+        return {"given": Given(rows, first)} if self.chunking == "trained" else {"guide": Guide(rows, weight)}
+
+    def _known(self, prefix: Prefix) -> tuple[np.ndarray, int]:
+        """What is left of the previous chunk, in the model's columns and at its rate, and how much is committed."""
+        step = self.transforms.embodiment.dt
+        every = prefix.rows if prefix.planned is None else np.concatenate((prefix.rows, prefix.planned))
+        known = _resample(every[:, self._columns["actions"]], self.dt, step)[: self.engine.shape.horizon]
+        return known, min(_rows(len(prefix.rows), self.dt, step), len(known))
 
     def _absolute(self, actions: np.ndarray, state: np.ndarray) -> np.ndarray:
         """The network's actions -> rows [H, A]. What the checkpoint does not command stays; a base stands."""
@@ -143,6 +189,24 @@ class VlaPolicy:
         out = np.where(self.robot.is_base, 0.0, state)[None].repeat(len(rows), 0)
         out[:, self._columns["actions"]] = rows
         return out
+
+
+@dataclass
+class _All:
+    """Set when all of them are: a batch is given up only when nobody waits for any of it."""
+
+    events: list[threading.Event]
+
+    def is_set(self) -> bool:
+        return all(event.is_set() for event in self.events)
+
+
+def _committed(rows: np.ndarray, prefix: Prefix | None) -> np.ndarray:
+    """What runs whatever we say comes back as it was."""
+    if prefix is not None:
+        count = min(len(prefix.rows), len(rows))
+        rows[:count] = prefix.rows[:count]
+    return rows
 
 
 def _columns(embodiment: Embodiment, names: tuple[str, ...], robot: Robot) -> list[int]:

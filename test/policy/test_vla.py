@@ -2,7 +2,7 @@
 
 import threading
 import time
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
@@ -149,3 +149,61 @@ def test_wrong_options_are_said(robot, folder, tmp_path):
             policy(robot, folder, **options)
     with pytest.raises(PolicyError, match="dtype is 'int3'"):
         make_policy("vla", robot, checkpoint=folder, dtype="int3")
+
+
+@dataclass
+class Request:
+    """What the server's batcher hands over."""
+
+    observation: Observation
+    prefix: Prefix | None = None
+    deadline: float | None = None
+    cancel: threading.Event = field(default_factory=threading.Event)
+
+
+@pytest.mark.parametrize("chunking", ["guided", "trained", "none"])
+def test_a_batch_answers_as_one_by_one(robot, folder, chunking):
+    """Robots with different words, cameras and previous chunks, some with none."""
+    made = policy(robot, folder, chunking=chunking)
+    requests = [Request(replace(observation(robot, n), prompt="go " * (n + 1))) for n in range(3)]
+    requests[1].observation.images.popitem()
+    rows = np.random.default_rng(0).uniform(0, 0.3, (20, 18))
+    requests[2].prefix = Prefix(rows[:4], rows[4:])
+    noise = torch.randn(3, made.engine.shape.horizon, made.engine.shape.action_dim)
+    made._noise = lambda batch: noise
+    answers = made.infer_batch(requests)
+    for n, request in enumerate(requests):
+        made._noise = lambda batch, n=n: noise[n : n + 1]
+        alone = made.infer(request.observation, prefix=request.prefix)
+        np.testing.assert_allclose(answers[n].actions, alone.actions, rtol=0, atol=1e-5)
+    assert np.array_equal(answers[2].actions[:4], rows[:4])
+
+
+def test_a_batch_has_an_error_for_each_that_cannot_be_answered(robot, folder):
+    made = policy(robot, folder)
+    requests = [Request(observation(robot, n)) for n in range(4)]
+    requests[0] = Request(replace(requests[0].observation, images={}))
+    requests[1].cancel.set()
+    requests[2].deadline = time.monotonic() - 1
+    answers = made.infer_batch(requests)
+    assert [type(a).__name__ for a in answers] == ["InputError", "Cancelled", "DeadlineExceeded", "Result"]
+    assert [type(a).__name__ for a in made.infer_batch(requests[:2])] == ["InputError", "Cancelled"]
+
+
+def test_a_batch_is_given_up_when_nobody_waits_for_any_of_it(robot, folder):
+    made = policy(robot, folder)
+    requests = [Request(observation(robot, n)) for n in range(2)]
+    begun, right = [], made.engine.model.vision.blocks[0].register_forward_pre_hook
+
+    def leave(*_):
+        begun.append(1)
+        for request in requests[: len(begun)]:
+            request.cancel.set()
+
+    hook = right(leave)
+    assert [type(a).__name__ for a in made.infer_batch(requests)] == ["Result", "Result"]  # one still waits
+    requests[0].cancel.clear()
+    requests[1].cancel.clear()
+    with pytest.raises(Cancelled):
+        made.infer_batch(requests)  # the hook has run once before: now both leave
+    hook.remove()

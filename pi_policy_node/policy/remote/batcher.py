@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -22,14 +23,16 @@ class Request:
     policy: Policy | None = None  # of its own, for a policy that remembers; None: the shared one
     reset: bool = False
     taken: bool = False  # the policy has it
+    cancel: threading.Event = field(default_factory=threading.Event)  # set when nobody waits for the answer any more
     answer: asyncio.Future[Result] = field(init=False)  # made by `submit`
 
 
 class Batcher:
     """One inference at a time; what arrives meanwhile makes the next batch.
 
-    A policy with `infer_batch(requests: Sequence[Request]) -> Sequence[Result | Exception]` gets them together, any
-    other one by one. No request waits for others to come: a batch is what is there when the policy becomes free.
+    A policy with `infer_batch(requests: Sequence[Request]) -> Sequence[Result | Exception]` gets them together, and
+    one alone as well, because it remembers nothing from one robot to the next; any other one by one. No request waits
+    for others to come: a batch is what is there when the policy becomes free.
     """
 
     def __init__(self, policy: Policy, *, largest: int) -> None:
@@ -43,6 +46,7 @@ class Batcher:
     def submit(self, request: Request) -> asyncio.Future[Result]:
         """Queues a request; cancel its future to withdraw it."""
         request.answer = asyncio.get_running_loop().create_future()
+        request.answer.add_done_callback(lambda _: request.cancel.set())
         self._waiting.append(request)
         self._arrived.set()
         return request.answer
@@ -86,25 +90,38 @@ class Batcher:
         shared = [request for request in batch if request.policy is None]
         results: dict[int, Result | Exception] = {}
         together: Callable | None = getattr(self._policy, "infer_batch", None)
-        if together is not None and len(shared) > 1:
-            try:
-                answers = list(together(shared))
-                if len(answers) != len(shared):
-                    raise RuntimeError(f"{len(answers)} answers to {len(shared)} requests")
-                results = {id(request): answer for request, answer in zip(shared, answers)}
-                shared = []
-            except Exception:
-                results = {}  # one bad request must not take the others down: each on its own, then
+        if together is not None and shared:
+            results = self._together(together, shared)
+            if len(results) == 0:  # one bad request must not take the others down: each on its own, then
+                for request in shared:
+                    results |= self._together(together, [request], last=True)
+            shared = []
         for request in (*own, *shared):
             results[id(request)] = self._one(request)
         return [results[id(request)] for request in batch]
+
+    @staticmethod
+    def _together(infer: Callable, batch: list[Request], *, last: bool = False) -> dict[int, Result | Exception]:
+        """{request's id: its answer}; none where the batch as a whole failed and is not the last try."""
+        try:
+            answers = list(infer(batch))
+            if len(answers) != len(batch):
+                raise RuntimeError(f"{len(answers)} answers to {len(batch)} requests")
+        except Exception as error:
+            return {id(request): error for request in batch} if last else {}
+        now = time.monotonic()
+        for i, request in enumerate(batch):  # a batch ends when its last request is answered
+            if request.deadline is not None and request.deadline < now and not isinstance(answers[i], Exception):
+                answers[i] = DeadlineExceeded(f"the deadline passed {now - request.deadline:.3f} s ago")
+        return {id(request): answer for request, answer in zip(batch, answers)}
 
     def _one(self, request: Request) -> Result | Exception:
         policy = request.policy or self._policy
         try:
             if request.reset and hasattr(policy, "reset"):
                 policy.reset()
-            return policy.infer(request.observation, prefix=request.prefix, deadline=request.deadline)
+            return policy.infer(request.observation, prefix=request.prefix, deadline=request.deadline,
+                                cancel=request.cancel)
         except Exception as error:
             return error
 
