@@ -5,6 +5,7 @@ It closes the loop where there is nothing to think yet, and is what a new robot 
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,7 +18,6 @@ from pi_policy_node.robot import Kinematics, Robot
 MARGIN = 0.6  # of every limit that a motion uses; the rest is for braking out of the motion before
 TOOL_MARGIN = 0.8  # of the limit of the tools' speed
 SHORTEST, LONGEST = 1.0, 30.0  # s
-AGAIN_AND_AGAIN = 1800.0  # s for which a motion goes on that it was told to keep doing
 GESTURE = (0.25, 0.20, -0.25, 0.30, 0.30, 0.40)  # rad, the arm joints' part in a wave, from the shoulder outwards
 REACH = (0.30, 0.35, -0.35, 0.20, 0.20, 0.00)  # rad
 
@@ -76,7 +76,7 @@ class Motion:
 class ScriptedPolicy:
     """Plays one motion per task: wave (the default), reach, drive, turn, raise, lower, open, close, home.
 
-    "keep waving" goes on for half an hour: that is how the command stream is measured.
+    "keep waving" goes on until something else is said: that is how the command stream is measured.
     """
 
     name = "scripted"
@@ -95,6 +95,7 @@ class ScriptedPolicy:
         with self._lock:
             self._prompt: str | None = None
             self._rows: np.ndarray | None = None  # [N, A], the whole motion
+            self._again: np.ndarray | None = None  # [M, A], what is played after it, over and over
             self._begin = 0.0  # s, when row 0 of the motion was due
             self._name = ""
 
@@ -113,11 +114,9 @@ class ScriptedPolicy:
                 self._start(obs, fixed)
             check_alive(deadline, cancel)
             first = self._find(obs.stamp, fixed)
-            total = len(self._rows)
-            picked = np.clip(np.arange(first, first + self.horizon), 0, total - 1)
-            actions = self._rows[picked]
+            actions = self._played(first, self.horizon)
             actions[: len(fixed)] = fixed
-            progress = float(np.clip(first / (total - 1), 0, 1))
+            progress = math.nan if self._again is not None else min(first / (len(self._rows) - 1), 1.0)
             return Result(actions=actions, subtask="done" if progress == 1.0 else self._name, progress=progress)
 
     def unknown(self, text: str) -> tuple[str, ...]:
@@ -209,11 +208,10 @@ class ScriptedPolicy:
             speed = (fixed[-1] - fixed[-2]) / self.dt if len(fixed) > 1 else np.zeros_like(start)
             begin = obs.stamp + (len(fixed) - 1) * self.dt
         motion = self.choose(obs.prompt, np.where(self.robot.is_base, 0.0, start))
-        rows = self._plan(motion, start, speed)
+        rows, self._again = self._plan(motion, start, speed), None
         if KEEP & set(_words(obs.prompt)):
             again = self._plan(motion, rows[-1], np.zeros_like(start))[1:]
-            if np.allclose(again[-1], rows[-1]):  # it ends where it begins
-                rows = np.concatenate([rows, *[again] * int(AGAIN_AND_AGAIN / (len(again) * self.dt))])
+            self._again = again if np.allclose(again[-1], rows[-1]) else None  # it must end where it begins
         self._rows = np.concatenate([fixed[:-1], rows])
         self._begin = begin - max(len(fixed) - 1, 0) * self.dt
         self._prompt, self._name = obs.prompt, motion.name
@@ -260,12 +258,19 @@ class ScriptedPolicy:
         low, high = self.robot.workspace
         return all(bool(np.all((points >= low) & (points <= high))) for points in self._kinematics.tools(rows).values())
 
+    def _played(self, first: int, count: int) -> np.ndarray:
+        """[count, A] of the motion from a row on; after its end it stays there, or begins again."""
+        rows, at = self._rows, np.arange(first, first + count)
+        if self._again is None:
+            return rows[np.minimum(at, len(rows) - 1)]
+        after = self._again[(at - len(rows)) % len(self._again)]
+        return np.where((at < len(rows))[:, None], rows[np.minimum(at, len(rows) - 1)], after)
+
     def _find(self, stamp: float, fixed: np.ndarray) -> int:
         """The row of the motion that row 0 of the chunk is: by the clock, and exactly by the rows that are fixed."""
         guess = max(int(round((stamp - self._begin) / self.dt)), 0)
         if len(fixed) == 0:
             return guess
-        last = len(self._rows) - 1
         near = [i for i in range(guess - 2, guess + 3) if i >= 0]
-        error = [np.abs(self._rows[np.minimum(np.arange(i, i + len(fixed)), last)] - fixed).max() for i in near]
+        error = [np.abs(self._played(i, len(fixed)) - fixed).max() for i in near]
         return near[int(np.argmin(error))]
