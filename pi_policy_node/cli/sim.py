@@ -209,7 +209,7 @@ def _record(args: argparse.Namespace) -> int:
 def _recipe(args: argparse.Namespace):
     from pi_policy_node.learn.record import Recipe
     from pi_policy_node.robot import load_robot
-    from pi_policy_node.sim.tasks import FAMILIES, draw
+    from pi_policy_node.sim.tasks import FAMILIES, KEPT_SEEDS, draw
 
     names = tuple(FAMILIES) if args.tasks == "all" else tuple(args.tasks.split(","))
     for name in names:
@@ -219,7 +219,7 @@ def _recipe(args: argparse.Namespace):
     if not set(cameras) <= set(known):
         raise CommandError(f"--cameras {args.cameras}: there are {', '.join(known)}, or none")
     for option, low, high in (("episodes", 1, 10**6), ("workers", 1, 512), ("size", 16, 640), ("every", 1, 100),
-                              ("seed", 0, 10**9), ("disturb", 0, 1)):
+                              ("seed", 0, KEPT_SEEDS - args.episodes), ("disturb", 0, 1)):
         if not low <= getattr(args, option) <= high:
             raise CommandError(f"--{option} must be between {low} and {high}, not {getattr(args, option)}")
     return Recipe("pi_mobile", names, args.episodes, args.seed, args.split, cameras, args.size, args.every,

@@ -30,20 +30,28 @@ class Moment:
     base: tuple[float, float, float]  # x, y, yaw: m, m, rad
     images: Mapping[str, np.ndarray] = field(default_factory=dict)  # camera -> uint8 [h, w, 3] rgb
     words: Sequence[str] = ()  # up to three lines
+    qpos: np.ndarray | None = None  # of the whole simulated world, where it is known: joints and base are then not asked
 
 
 class Film:
     """Draws moments. Use it in one thread, and close it."""
 
-    def __init__(self, robot: Robot, *, scene: str = "", seed: int = 0, pretty: bool = False) -> None:
+    def __init__(self, robot: Robot, *, scene: str = "", seed: int = 0, pretty: bool = False,
+                 simulator: Simulator | None = None) -> None:
+        """simulator: one whose scene stands already; it must be reset afterwards. Else one is made."""
         self._robot = robot
-        self._simulator = Simulator(robot, scene, seed, cameras=())
+        self._simulator = simulator or Simulator(robot, scene, seed, cameras=())
+        self._owned = simulator is None
+        self._sleep = int(mujoco.mjtEnableBit.mjENBL_SLEEP)
+        self._simulator.model.mj.opt.enableflags &= ~self._sleep  # what sleeps would not be put where it was
         self._renderer = Renderer(self._simulator.model, width=VIEW[1], height=VIEW[0], pretty=pretty)
 
     def close(self) -> None:
         """Frees the renderer."""
         self._renderer.close()
-        self._simulator.close()
+        self._simulator.model.mj.opt.enableflags |= self._sleep
+        if self._owned:
+            self._simulator.close()
 
     def frame(self, moment: Moment) -> np.ndarray:
         """uint8 [h, w, 3] rgb: the robot from outside, its cameras beside it, the words below."""
@@ -81,6 +89,10 @@ class Film:
 
     def _outside(self, moment: Moment) -> np.ndarray:
         model, data = self._simulator.model, self._simulator.physics.data
+        if moment.qpos is not None:
+            data.qpos[:] = moment.qpos
+            mujoco.mj_forward(model.mj, data)
+            return self._from_beside(*data.qpos[model.base_qpos])
         for name, value in moment.joints.items():
             joint = mujoco.mj_name2id(model.mj, mujoco.mjtObj.mjOBJ_JOINT, name)
             if joint >= 0:
@@ -88,9 +100,12 @@ class Film:
         if len(model.base_qpos):
             data.qpos[model.base_qpos] = moment.base
         mujoco.mj_forward(model.mj, data)
-        x, y, yaw = moment.base
+        return self._from_beside(*moment.base)
+
+    def _from_beside(self, x: float = 0.0, y: float = 0.0, yaw: float = 0.0) -> np.ndarray:
         # The camera goes along with the base, so that the robot stays in the picture, but does not turn with it.
-        return self._renderer.free(data, VIEW, lookat=(x + 0.3, y, 0.7), distance=2.9, azimuth=145.0, elevation=-20.0)
+        return self._renderer.free(self._simulator.physics.data, VIEW, lookat=(x + 0.3, y, 0.7), distance=2.9,
+                                   azimuth=145.0, elevation=-20.0)
 
 
 def sheet(frames: Sequence[np.ndarray], columns: int = 2) -> np.ndarray:

@@ -134,9 +134,12 @@ class Simulator:
 
     def observe(self) -> Observation:
         """State and camera images now."""
-        return Observation(self.time, self.state(), self.images() if self.cameras else {})
+        return Observation(self.time, self.state(), self.images())
 
     def images(self) -> dict[str, np.ndarray]:
+        """uint8 [h, w, 3] of each camera of `cameras` now."""
+        if not self.cameras:
+            return {}
         return self._renderer(False, self._largest()).cameras(self.physics.data, self.cameras, self.size)
 
     def objects(self) -> dict[str, Thing]:

@@ -18,6 +18,7 @@ from pi_policy_node.sim.scene import Scene, SceneError
 from pi_policy_node.sim.tasks.goals import DONE, Bring, Goal, Subtask
 from pi_policy_node.sim.tasks.view import View
 
+KEPT_SEEDS = 10_000_000  # and above: for evaluation; demonstrations have those below
 SPLITS = ("train", "holdout_pairs", "holdout_words")
 
 
