@@ -17,6 +17,7 @@ from pi_policy_node.robot import Kinematics, Robot
 
 MARGIN = 0.6  # of every limit that a motion uses; the rest is for braking out of the motion before
 TOOL_MARGIN = 0.8  # of the limit of the tools' speed
+STRAY = 0.02  # rad, m, m/s: fixed rows that are farther from the motion than this are not its own
 SHORTEST, LONGEST = 1.0, 30.0  # s
 GESTURE = (0.25, 0.20, -0.25, 0.30, 0.30, 0.40)  # rad, the arm joints' part in a wave, from the shoulder outwards
 REACH = (0.30, 0.35, -0.35, 0.20, 0.20, 0.00)  # rad
@@ -113,7 +114,10 @@ class ScriptedPolicy:
             if self._rows is None or self._prompt != obs.prompt or prefix is None:
                 self._start(obs, fixed)
             check_alive(deadline, cancel)
-            first = self._find(obs.stamp, fixed)
+            first, apart = self._find(obs.stamp, fixed)
+            if apart > STRAY:
+                self._start(obs, fixed)
+                first, _ = self._find(obs.stamp, fixed)
             actions = self._played(first, self.horizon)
             actions[: len(fixed)] = fixed
             progress = math.nan if self._again is not None else min(first / (len(self._rows) - 1), 1.0)
@@ -266,11 +270,14 @@ class ScriptedPolicy:
         after = self._again[(at - len(rows)) % len(self._again)]
         return np.where((at < len(rows))[:, None], rows[np.minimum(at, len(rows) - 1)], after)
 
-    def _find(self, stamp: float, fixed: np.ndarray) -> int:
-        """The row of the motion that row 0 of the chunk is: by the clock, and exactly by the rows that are fixed."""
+    def _find(self, stamp: float, fixed: np.ndarray) -> tuple[int, float]:
+        """The row of the motion that row 0 of the chunk is: by the clock, and exactly by the rows that are fixed.
+
+        And how far these are from the motion: another policy may have made them.
+        """
         guess = max(int(round((stamp - self._begin) / self.dt)), 0)
         if len(fixed) == 0:
-            return guess
+            return guess, 0.0
         near = [i for i in range(guess - 2, guess + 3) if i >= 0]
         error = [np.abs(self._played(i, len(fixed)) - fixed).max() for i in near]
-        return near[int(np.argmin(error))]
+        return near[int(np.argmin(error))], float(min(error))

@@ -1,13 +1,12 @@
 """Every way in which a task can end, in a real graph with a policy that fails as asked; and who may change its course."""
 
-import functools
 import os
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-from harness import RobotUnderTest, small_robot
+from harness import RobotUnderTest, again, small_robot
 from rclpy.action import ActionClient
 
 from pi_msgs.action import ExecuteTask
@@ -16,24 +15,6 @@ from pi_msgs.msg import BridgeStatus, PolicyStatus, TaskStatus
 BRAKE = 0.3  # s
 STALL = 4.0  # s without progress, here
 MAX_BLIND = 0.8  # s
-STARVED = {BridgeStatus.CAMERA, BridgeStatus.JOINTS_STALE, BridgeStatus.CLOCK, BridgeStatus.TRACKING_ERROR,
-           BridgeStatus.HEARTBEAT_SILENT}
-ATTEMPTS = 3
-
-
-def again(test):
-    """A busy machine starves the robot into a fault of its own: then, and only then, it is tried again."""
-    @functools.wraps(test)
-    def run(robot, **options):
-        for attempt in range(ATTEMPTS):
-            robot.bridges.clear()
-            try:
-                test(robot, **options)
-                return
-            except AssertionError:
-                if attempt == ATTEMPTS - 1 or not any(status.code in STARVED for status in list(robot.bridges)):
-                    raise
-    return run
 
 
 @pytest.fixture(scope="module")
@@ -162,7 +143,7 @@ def test_words_that_nobody_knows_are_refused_with_what_would_be_understood(robot
 @again
 def test_a_killed_policy_fails_the_task_which_is_not_taken_up_again(robot):
     robot.run()
-    task = robot.task.id
+    task = robot.instruction.id
     killed = robot.kill("policy")
     robot.rest(killed, MAX_BLIND + BRAKE)
     assert ended(robot, TaskStatus.FAILED, 10).id == task and robot.task.reason
@@ -225,9 +206,9 @@ def test_a_new_goal_replaces_the_old_one(robot):
 @again
 def test_the_next_step_takes_effect_at_once_and_without_a_jump(robot):
     robot.run("wave")
-    task = robot.task.id
+    task = robot.instruction.id
     robot.wait(lambda: robot.policy.subtask == "wave" and robot.policy.progress > 0.2, 6, "the middle of a wave")
-    refused, said = robot.count("splice"), time.monotonic()
+    refused, said = robot.count("far_first_row"), time.monotonic()
     robot.say("next: reach left")
     robot.wait(lambda: robot.policy.subtask == "reach left", 1.0, "the next step")
     assert robot.task.id == task and robot.instruction.subtask == "reach left"
@@ -235,13 +216,13 @@ def test_the_next_step_takes_effect_at_once_and_without_a_jump(robot):
     assert robot.task.id == task and robot.task.state == TaskStatus.RUNNING
     entries = [entry for entry in robot.references["left_arm_controller"] if said - 0.2 < entry[0] < said + 2.0]
     steps = np.abs(np.diff([entry[2] for entry in entries], axis=0))
-    assert steps.max() < 0.1 and robot.count("splice") == refused, robot.tell()
+    assert steps.max() < 0.1 and robot.count("far_first_row") == refused, robot.tell()
 
 
 @again
 def test_an_unknown_step_is_refused_and_the_task_goes_on(robot):
     robot.run("wave")
-    task = robot.task.id
+    task = robot.instruction.id
     robot.say("next: sing")
     robot.wait(lambda: any(status.state == TaskStatus.REFUSED for status in robot.tasks), 3, "the refusal")
     moves(robot)

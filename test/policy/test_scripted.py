@@ -125,6 +125,14 @@ def test_it_says_when_it_is_done_and_which_words_it_does_not_know(robot, policy)
     assert policy.unknown("put the red block in the bin") == ("put", "the", "red", "block", "in", "the", "bin")
 
 
+def test_rows_of_another_policy_are_gone_on_from_without_a_jump(robot, policy):
+    policy.infer(look(robot))
+    middle = policy.infer(look(robot, stamp=102.0), prefix=Prefix(policy._rows[100:103])).actions
+    stray = middle[:5] + np.where(robot.is_base | robot.is_gripper, 0.0, 0.1)
+    answer = policy.infer(look(robot, stamp=102.1, state=stray[0]), prefix=Prefix(stray))
+    assert answer.progress < 0.1 and np.abs(np.diff(answer.actions, axis=0)).max() < 0.05
+
+
 def test_reset_starts_over(robot, policy):
     policy.infer(look(robot))
     assert policy.infer(look(robot, stamp=105.0), prefix=Prefix(policy._rows[250:253])).progress > 0.3
