@@ -47,10 +47,13 @@ class MiniPolicy:
         weights: str | Path | None = None,
         steps: int = 5,
         subtask_every: float = 0.3,
+        threads: int = 1,
         seed: int | None = None,
     ) -> None:
         """weights: a file of them; None = those that are shipped. steps: of Euler. subtask_every: s between two looks
-        at what is to be done next; a new instruction is looked at at once. seed: the noise's, for repeatable answers.
+        at what is to be done next; a new instruction is looked at at once. threads: torch's in this process, from
+        `warm_up` on, 0 = as they are; with more than one, each product waits for the slowest on a busy machine. seed:
+        the noise's, for repeatable answers.
         """
         file = mini_weights.SHIPPED if weights is None else Path(weights)
         if not file.is_file():
@@ -75,7 +78,7 @@ class MiniPolicy:
         self._eyes = {eye: names[camera] for eye, camera in loaded.cameras.items()}
         self._kinematics = Kinematics(robot)
         self._tools = [group.name for group in robot.groups if group.kind == "arm"]
-        self._steps, self._subtask_every = steps, subtask_every
+        self._steps, self._subtask_every, self._threads = steps, subtask_every, threads
         self._generator = torch.Generator()
         self._generator.seed() if seed is None else self._generator.manual_seed(seed)
         self._asked = _Asked()
@@ -83,6 +86,8 @@ class MiniPolicy:
 
     def warm_up(self) -> None:
         """One inference of each sort: what torch makes on first use is made."""
+        if self._threads:
+            torch.set_num_threads(self._threads)
         image = {name: np.zeros((72, 96, 3), np.uint8) for name in self.cameras}
         self.infer(Observation(image, self.robot.home, "put the red block in the blue bin", 0.0))
         self.reset()

@@ -55,11 +55,11 @@ class Shape:
 
 @dataclass(frozen=True)
 class EyeShape:
-    """A small convolutional stem: cells of `patch` pixels, residual blocks, then tokens of `stride` cells each."""
+    """A small convolutional stem: cells of `patch` pixels, residual blocks, then a grid of tokens."""
 
     height: int  # pixels
     width: int
-    stride: int
+    grid: tuple[int, int]  # tokens down and across; divides the cells
     blocks: int = 2
     points: int = 8  # places it points at
     patch: int = 4
@@ -70,7 +70,7 @@ class EyeShape:
 
     @property
     def tokens(self) -> int:
-        return (self.cells[0] // self.stride) * (self.cells[1] // self.stride)
+        return self.grid[0] * self.grid[1]
 
 
 @dataclass(frozen=True)
@@ -78,12 +78,12 @@ class MiniShape:
     """The mini policy: the same blocks as above under convolutional eyes that are told what to look for."""
 
     name: str = "mini"
-    front: EyeShape = EyeShape(height=72, width=96, stride=3)
-    wrist: EyeShape = EyeShape(height=48, width=64, stride=4)
-    rear: EyeShape = EyeShape(height=48, width=64, stride=6, blocks=1, points=0)
+    front: EyeShape = EyeShape(height=72, width=96, grid=(6, 8))
+    wrist: EyeShape = EyeShape(height=48, width=64, grid=(2, 2))
+    rear: EyeShape = EyeShape(height=48, width=64, grid=(2, 2), blocks=1, points=0)
     channels: int = 32
-    vlm: GemmaShape = GemmaShape(width=128, depth=4, mlp=384, heads=4, head_dim=32)
-    expert: GemmaShape = GemmaShape(width=128, depth=4, mlp=384, heads=4, head_dim=32)
+    vlm: GemmaShape = GemmaShape(width=128, depth=3, mlp=384, heads=4, head_dim=32)
+    expert: GemmaShape = GemmaShape(width=128, depth=3, mlp=384, heads=4, head_dim=32)
     state_dim: int = 24  # the robot's 18 numbers and both tools' places
     action_dim: int = 18
     knots: int = 11  # rows of the network's own chunk
