@@ -126,6 +126,8 @@ def transport() -> list[Any]:
         UnsetEnvironmentVariable("FASTDDS_BUILTIN_TRANSPORTS"),
         # A simulation in an office must never move somebody's real robot.
         SetEnvironmentVariable("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST", condition=UnlessCondition(IS_REAL)),
+        # The older variable wins over that one where both are set.
+        UnsetEnvironmentVariable("ROS_LOCALHOST_ONLY", condition=UnlessCondition(IS_REAL)),
     ]
 
 

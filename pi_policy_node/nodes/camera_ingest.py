@@ -33,6 +33,8 @@ AGES = 1000  # sets over which the added age is reported
 
 
 class CameraIngest(common.ManagedNode):
+    NICE = -8  # without its eyes the robot stops
+
     def __init__(self) -> None:
         super().__init__("camera_ingest")
         self.robot = common.robot_parameter(self)
@@ -278,6 +280,8 @@ class CameraIngest(common.ManagedNode):
 
     def _say(self, camera: Camera, rate: float | None = None) -> None:
         eye = self._eyes[camera.name]
+        if camera.name in self._unheard and not self._offers_less(camera):
+            del self._unheard[camera.name]
         unheard = self._unheard.get(camera.name, "")
         values = {"source": self._sources[camera.name] or camera.topic, "arrived": eye.arrived,
                   "refused": eye.refused, "decoded": eye.decoded}
@@ -336,6 +340,11 @@ class CameraIngest(common.ManagedNode):
         self.get_logger().error(reason)
         with self._lock:
             self._say(camera)
+
+    def _offers_less(self, camera: Camera) -> bool:
+        """Whether that publisher is still there. Reliability is all that can keep images from us."""
+        publishers = self.get_publishers_info_by_topic(self.resolve_topic_name(camera.topic))
+        return any(info.qos_profile.reliability == ReliabilityPolicy.BEST_EFFORT for info in publishers)
 
     def _observation_unheard(self, event) -> None:
         policy = qos_policy_name_from_kind(event.last_policy_kind)

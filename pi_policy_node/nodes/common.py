@@ -5,8 +5,6 @@ from __future__ import annotations
 import faulthandler
 import gc
 import os
-import signal
-import socket
 import sys
 import threading
 import time
@@ -29,6 +27,7 @@ from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.signals import SignalHandlerOptions
 from rclpy.task import Future
 
+from pi_policy_node.nodes._process import ask_for_priority, on_signals
 from pi_policy_node.nodes.executor import LeanExecutor
 from pi_policy_node.robot import Robot, load_robot
 
@@ -261,7 +260,9 @@ def main(node_class: Callable[[], Node]) -> NoReturn:
     Exit status 0: stopped as asked; 1: an error of ours; 2: a wrong parameter, robot file or argument. Errors are one line each
     (PI_TRACEBACK=1 shows where an unexpected one happened).
     On a signal a ManagedNode is deactivated, with its publishers still alive, before anything is torn down.
+    A class may say how much its work matters by NICE, a niceness.
     """
+    ask_for_priority(getattr(node_class, "NICE", 0))  # first: threads have that of the one that starts them
     try:
         rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
     except Exception as error:  # rclpy has an exception type per kind of argument that it can't read
@@ -269,7 +270,7 @@ def main(node_class: Callable[[], Node]) -> NoReturn:
     sys.setswitchinterval(0.001)  # s; Python's 5 ms is long for a thread that has a message to answer
     executor = LeanExecutor()
     done: Future = Future(executor=executor)
-    _on_signals(lambda: done.done() or done.set_result(0))
+    on_signals(lambda: done.done() or done.set_result(0))
     node = None
     code = 1
     try:
@@ -329,22 +330,6 @@ def _deliver(node: Node) -> None:
             publisher.wait_for_all_acked(rclpy.duration.Duration(seconds=left))
         except InvalidHandle:
             continue  # destroyed already
-
-
-def _on_signals(stop: Callable[[], object]) -> None:
-    # The executor waits in C, where Python's handlers don't run; the wake-up fd is written by the C handler itself.
-    reader, writer = socket.socketpair()
-    writer.setblocking(False)
-    signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: None)
-
-    def watch() -> None:
-        with reader, writer:
-            while reader.recv(1):
-                stop()
-
-    threading.Thread(target=watch, name="signals", daemon=True).start()
 
 
 def _name(node_class: Callable[[], Node], node: Node | None) -> str:

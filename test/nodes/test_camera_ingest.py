@@ -363,6 +363,8 @@ def test_sources_namespace_and_qos(node, tmp_path):
         for camera, words in expected.items():
             wait(lambda: words in getattr(ingest.diagnostics.get(camera), "message", ""), what=f"{camera}: {words}")
         assert ingest.diagnostics["rear_camera"].level == b"\x01"  # not required
+        node.destroy_publisher(publishers.pop(0))
+        wait(lambda: "nobody publishes" in ingest.diagnostics["left_wrist_camera"].message, what="that it is gone")
     finally:
         code, output = ingest.close()
         for publisher in publishers:

@@ -1,0 +1,43 @@
+"""Priorities: asked for where nobody has chosen one, and never a reason not to run."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pi_policy_node.nodes import _process
+
+ASK = "import os; from pi_policy_node.nodes._process import ask_for_priority; ask_for_priority({}); " \
+      "print(os.getpriority(os.PRIO_PROCESS, 0))"
+
+
+def ask(nice: int, *before: str) -> int:
+    done = subprocess.run([*before, sys.executable, "-c", ASK.format(nice)], capture_output=True, text=True, check=True)
+    return int(done.stdout)
+
+
+@pytest.mark.skipif(os.getpriority(os.PRIO_PROCESS, 0) != 0, reason="these tests run with a niceness of their own")
+def test_what_matters_less_says_so():
+    assert ask(3) == 3
+
+
+@pytest.mark.skipif(os.getpriority(os.PRIO_PROCESS, 0) > 7, reason="these tests are too nice")
+def test_a_niceness_that_somebody_chose_stays():
+    assert ask(-5, "nice", "-n", "7") == os.getpriority(os.PRIO_PROCESS, 0) + 7
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can drop the right")
+def test_a_user_without_the_right_runs_as_before():
+    nobody = ["setpriv", "--reuid=65534", "--clear-groups", "--bounding-set=-all", "--inh-caps=-all"]
+    run = [*nobody, sys.executable, "-S", "-c"]
+    if subprocess.run([*run, "pass"], capture_output=True).returncode:
+        pytest.skip("this Python is not for everybody")
+    if subprocess.run([*run, "import os; os.setpriority(os.PRIO_PROCESS, 0, -5)"], capture_output=True).returncode == 0:
+        pytest.skip("this machine lets everybody raise priorities")
+    code = Path(_process.__file__).read_text() + "\nask_for_priority(-5)\nprint(os.getpriority(os.PRIO_PROCESS, 0))\n"
+    done = subprocess.run([*run, code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout.strip()) == (0, str(os.getpriority(os.PRIO_PROCESS, 0))), done.stderr
