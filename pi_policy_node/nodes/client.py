@@ -13,14 +13,16 @@ from typing import Any
 
 import rclpy
 from pi_msgs.msg import BridgeStatus, PolicyStatus, TaskStatus
-from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
+from rclpy.qos import QoSProfile
 from rclpy.signals import SignalHandlerOptions
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
 from pi_policy_node.nodes.common import LATCHED, RELIABLE10
+from pi_policy_node.nodes.executor import LeanExecutor
 
+STATUSES = QoSProfile(depth=10, reliability=LATCHED.reliability, durability=LATCHED.durability)
 ENDED = {TaskStatus.SUCCEEDED, TaskStatus.FAILED, TaskStatus.TIMED_OUT, TaskStatus.CANCELLED, TaskStatus.REFUSED,
          TaskStatus.STOPPED}
 
@@ -36,7 +38,7 @@ class RobotClient:
         self._context = rclpy.Context()
         rclpy.init(args=[], context=self._context, signal_handler_options=SignalHandlerOptions.NO)
         self.node = Node(node_name, namespace=namespace, context=self._context, use_global_arguments=False)
-        self._executor = SingleThreadedExecutor(context=self._context)
+        self._executor = LeanExecutor(context=self._context)
         self._executor.add_node(self.node)
         self.task: TaskStatus | None = None
         self.bridge: BridgeStatus | None = None
@@ -47,7 +49,7 @@ class RobotClient:
         self._resume = self.node.create_client(Trigger, "resume")
         for kind, topic, name in ((TaskStatus, "task/status", "task"), (BridgeStatus, "bridge/status", "bridge"),
                                   (PolicyStatus, "policy/status", "policy")):
-            self.node.create_subscription(kind, topic, lambda message, name=name: self._take(name, message), LATCHED)
+            self.node.create_subscription(kind, topic, lambda message, name=name: self._take(name, message), STATUSES)
 
     def __enter__(self) -> RobotClient:
         return self
@@ -64,7 +66,10 @@ class RobotClient:
     # --------------------------------------------------------------------------------------------------- the verbs
 
     def say(self, words: str, *, limit: float = 10.0) -> None:
-        """Hands words to the commander; NoRobot when none is there within `limit` s."""
+        """Hands words to the commander; NoRobot when none is there within `limit` s.
+
+        A task; "next: " and a step; "cancel"; or "stop", which latches until `resume`.
+        """
         # A stop word need not wait for the latched status: only for somebody who listens.
         self._connect(lambda: self._command.get_subscription_count() > 0, "command", limit)
         self._answers.clear()

@@ -191,6 +191,13 @@ class Physics:
         self.data.qvel[dof:dof + 6] = 0.0
         self._wake(name)
 
+    def pose(self, name: str, position, quaternion) -> None:
+        """Puts a thing exactly where `things` once told that it was, at rest."""
+        _, at, dof = self._item(name)
+        self.data.qpos[at:at + 7] = *position, *quaternion
+        self.data.qvel[dof:dof + 6] = 0.0
+        self._wake(name)
+
     def push(self, name: str, velocity) -> None:
         """Gives a thing of the scene a velocity [m/s], as a nudge does."""
         _, _, dof = self._item(name)
