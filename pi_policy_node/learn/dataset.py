@@ -22,11 +22,16 @@ from pi_policy_node.policy.mini_rows import Scales, origin
 from pi_policy_node.policy.mini_words import Words, split
 from pi_policy_node.policy.shapes import MiniShape
 from pi_policy_node.robot import Robot
+from pi_policy_node.sim.tasks import language
+from pi_policy_node.sim.world import COLOURS, PLACES
+from pi_policy_node.sim.world import KINDS as THINGS
 
 CAMERAS = dict(zip(EYES, ("front_camera", "left_wrist_camera", "right_wrist_camera", "rear_camera")))
 VALIDATION = 20  # every so many seeds one is never trained on
 NEAR = 40  # steps from the end of a subtask, or from a hand's opening or closing, that are looked at more often
 KINDS = {"pick": "pick", "place": "place", "open": "drawer", "close": "drawer", "drive": "drive", "done": "done"}
+MATTER = (*COLOURS, *THINGS, *PLACES, "left", "right", "next", "top", "drawer", "open", "close", "closed", "shut",
+          "everything", "all", "colour")  # without these a sentence would mean something else
 
 
 @dataclass
@@ -225,7 +230,8 @@ class Demonstrations:
         tasks = [words.encode(self.instructions[k]) for k in self.episode[frames]]
         orders = [words.encode(self.subtasks[k]) for k in self.said[frames]]
         if rng is not None:
-            tasks = [_forget(tokens, rng, keep=row < asked) for row, tokens in enumerate(tasks)]
+            matter = {token for word in MATTER for token in words.encode(word)}
+            tasks = [_forget(tokens, matter, rng, keep=row < asked) for row, tokens in enumerate(tasks)]
         look = Look(pictures, torch.from_numpy(seen), torch.from_numpy(scales.state_in(self.seen_state(steps))),
                     _pad(tasks), _pad([[]] * asked + orders[asked:]))
         return Batch(
@@ -238,9 +244,6 @@ class Demonstrations:
 
 def vocabulary() -> list[str]:
     """Every word that training sentences and subtasks hold, in a fixed order. What is held out is not looked at."""
-    from pi_policy_node.sim.tasks import language
-    from pi_policy_node.sim.world import COLOURS, KINDS as THINGS, PLACES
-
     known = {w for key in language.WORDS for t in language.templates(key, "train") for w in t.split() if "{" not in w}
     subtasks = "pick up the place it in on to left right of next drive open close drawer done"
     return sorted({*known, *COLOURS, *THINGS, *PLACES, *split(subtasks)})
@@ -255,11 +258,11 @@ def _float(images: np.ndarray, rng: np.random.Generator | None) -> Tensor:
     return x.contiguous()
 
 
-def _forget(tokens: list[int], rng: np.random.Generator, *, keep: bool) -> list[int]:
-    """A sentence as it may also come: with a word nobody knows, or (where there is a subtask) not at all."""
+def _forget(tokens: list[int], matter: set[int], rng: np.random.Generator, *, keep: bool) -> list[int]:
+    """A sentence as it may also come: with other words around those that matter, or (with a subtask) not at all."""
     if not keep and rng.random() < 0.15:
         return []
-    return [UNKNOWN if rng.random() < 0.03 else token for token in tokens]
+    return [UNKNOWN if token not in matter and rng.random() < 0.1 else token for token in tokens]
 
 
 def _pad(rows: list[list[int]]) -> Tensor:

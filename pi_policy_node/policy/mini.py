@@ -96,8 +96,12 @@ class MiniPolicy:
         """A new task begins: what is to be done next is looked at anew."""
         self._asked = _Asked()
 
+    def reseed(self, seed: int) -> None:
+        """The noise's beginning, so that an episode does not depend on those before it."""
+        self._generator.manual_seed(seed)
+
     def unknown(self, text: str) -> tuple[str, ...]:
-        """The words of a text that it has never seen."""
+        """The words of a text that it does not know and that may matter."""
         return self.words.unknown(text)
 
     def infer(

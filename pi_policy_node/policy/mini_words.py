@@ -9,6 +9,14 @@ from pi_policy_node.policy.mini_model import UNKNOWN
 
 SPECIAL = 4  # tokens that are no words: padding, unknown, begin, end
 LONGEST = 32  # words of an instruction or a subtask
+# Words that people put around a task and that may be passed over: politeness, articles, further words for handling
+# things. The network reads each as "a word I do not know", which it has learnt to read past. Nothing that turns a
+# sentence round belongs here: no "not", "except", "instead", "before".
+PASSABLE = frozenset("""
+    a an and at can collect could drop each fetch for get grab grasp hand head hey hi i i'd it its just kindly lay let
+    like me my need now of okay onto out over own robot set should slide some tell thank thanks that then thing things
+    this want we will with would you your yourself
+""".split())
 _WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)?")
 
 
@@ -33,8 +41,8 @@ class Words:
         return " ".join(self.words[t - SPECIAL] for t in tokens if t >= SPECIAL)
 
     def unknown(self, text: str) -> tuple[str, ...]:
-        """The words of a text that are not in the vocabulary, each once, in their order."""
-        return tuple(dict.fromkeys(word for word in split(text) if word not in self._token))
+        """The words of a text that are not in the vocabulary and may not be passed over, each once, in their order."""
+        return tuple(dict.fromkeys(w for w in split(text) if w not in self._token and w not in PASSABLE))
 
 
 def split(text: str) -> list[str]:
