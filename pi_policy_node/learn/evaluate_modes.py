@@ -41,7 +41,7 @@ class Rtc:
         """The policy is asked about this moment: what it is told of the rows that will run."""
         dt = self._robot.dt
         self._looked, now = n, n * dt
-        until = max(now + self._delays.estimate() * dt, now + dt) + TRANSPORT
+        until = max(now + self._delays.estimate() * dt, now + dt) + TRANSPORT - 1e-6  # of rounding
         self._stamp, prefix = committed(self._last, TASK, stamp=now, until=until, state=state, robot=self._robot)
         return prefix
 

@@ -179,7 +179,7 @@ class _Episode:
         success = not self.broken and task.success(view)
         cause = "" if success else "physics" if self.broken else (
             "refused" if said.state == State.REFUSED else
-            "policy failed" if not self._answers else self._watch.cause(view))
+            "no answer" if not self._answers else self._watch.cause(view))
         return Outcome(
             seed=task.seed, instruction=task.instruction, success=success, met=float(np.mean(task.met(view))),
             ended="settled" if said.state == State.RUNNING else said.state.name.lower(), reason=self.broken or said.reason,

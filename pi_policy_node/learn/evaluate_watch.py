@@ -17,7 +17,7 @@ MOVED = 0.05  # part of a drawer's travel
 CAUSES = {
     "physics": "the simulation came apart",
     "refused": "the words were refused",
-    "policy failed": "the policy raised errors",
+    "no answer": "the policy gave none",
     "fell": "what was wanted lies on the floor",
     "wrong object": "what was lifted, or gripped at, first was not wanted",
     "not put down": "it still holds it at the end",

@@ -1,4 +1,4 @@
-"""The scripted expert as a policy, for tests of the harness: it sees the world's true state instead of pictures."""
+"""Policies for tests of the harness: the scripted expert, which sees the world's true state, and one that only fidgets."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pi_policy_node.sim.tasks import look
 
 
 class ExpertPolicy:
-    """Plans as if the world stood still but for the hands, and goes on from wherever it was when the plan was cut."""
+    """The scripted expert. Plans as if the world stood still but for the hands, and goes on from wherever it was when the plan was cut."""
 
     cameras: tuple[str, ...] = ()
 
@@ -41,6 +41,27 @@ class ExpertPolicy:
         for _ in range(self.horizon):
             before = copy.deepcopy(expert)
             self._plan.append((before, expert.act(view, self.task)))
-        done = self._plan[0][1].subtask.kind == "done" and self._plan[0][1].finished
-        rows = np.array([a.row for _, a in self._plan])
-        return Result(rows, "done" if done else self._plan[0][1].subtask.words.replace("done", "finish"), 1.0 * done)
+        return Result(np.array([act.row for _, act in self._plan]), self._plan[0][1].subtask.words)
+
+
+class Fidget:
+    """Moves at random around home, as its seed has it."""
+
+    cameras = ("front_camera",)
+
+    def __init__(self, robot: Robot, *, reach: float = 0.05):
+        self.name, self.dt, self.horizon = "fidget", robot.dt, 20
+        self._home, self._reach = robot.home, reach
+        self.asked = 0
+
+    def warm_up(self) -> None:
+        self.reseed(0)
+
+    def reseed(self, seed: int) -> None:
+        self._rng = np.random.default_rng(seed)
+
+    def infer(self, obs: Observation, *, prefix: Prefix | None = None, deadline=None, cancel=None) -> Result:
+        self.asked += 1
+        rows = np.tile(self._home, (self.horizon, 1))
+        rows[:, :6] += self._reach * self._rng.standard_normal(6)
+        return Result(rows, subtask="fidget")

@@ -1,0 +1,341 @@
+"""The harness that evaluates policies: what it counts, and that it counts the same every time."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from evaluated_policies import ExpertPolicy, Fidget
+
+from pi_policy_node.__main__ import main
+from pi_policy_node.learn.evaluate import EvaluationError, Setting, Trial, evaluate, plan, trial_task
+from pi_policy_node.learn.evaluate_modes import Ensemble, Limits, Rtc, Sync
+from pi_policy_node.learn.evaluate_play import Condition, Outcome, Player
+from pi_policy_node.learn.evaluate_table import summary, table, wilson
+from pi_policy_node.learn.evaluate_watch import CAUSES
+from pi_policy_node.policy.base import PolicyError, Result
+from pi_policy_node.robot import load_robot
+from pi_policy_node.sim.tasks import KEPT_SEEDS, look
+
+ROBOT = load_robot("pi_mobile")
+FIDGET = Setting("evaluated_policies:Fidget", width=32)
+SIZE = len(ROBOT.action_names)
+
+
+@pytest.fixture(scope="module")
+def player():
+    made = Player(ROBOT, ExpertPolicy(ROBOT), width=0)
+    made.policy.sim = made.sim
+    yield made
+    made.sim.close()
+
+
+def play(player: Player, condition: Condition, seed: int = 1, *, acts_on=None, seconds: float | None = None) -> Outcome:
+    """One episode of the expert; acts_on: another task than the one that is judged."""
+    task = trial_task(condition.family, seed, condition.split)
+    player.policy.task = acts_on or task
+    player.policy.told.clear()
+    return player.play(replace(task, seconds=seconds or task.seconds), condition)
+
+
+# ------------------------------------------------------------------------------------------------------- episodes
+
+@pytest.mark.parametrize("mode, delay", [("rtc", 0.0), ("rtc", 0.1), ("sync", 0.0), ("ensemble", 0.0)])
+def test_the_expert_as_a_policy_succeeds_in_every_mode(player, mode, delay):
+    outcome = play(player, Condition("put", mode=mode, replan=5, delay=delay))
+    assert outcome.success and outcome.met == 1.0 and outcome.cause == ""
+    assert outcome.right_first and outcome.lifted == (trial_task("put", 1).target,)
+    assert outcome.held == round(delay / ROBOT.dt)  # only before the first answer
+    told = set(player.policy.told[1:])
+    assert told == ({0} if mode != "rtc" else {6} if delay else {2})  # the delay's rows, at least one; one for transport
+
+
+def test_the_commanders_rules_end_an_episode(player):
+    outcome = play(player, Condition("drawer", replan=5))
+    assert outcome.success and outcome.ended == "succeeded" and outcome.reason == "done"
+    assert outcome.subtasks[0] in ("open the drawer", "close the drawer")
+    assert outcome.right_first is None
+
+
+def test_mishaps_happen_at_the_same_moments_and_are_told(player):
+    one, two = (play(player, Condition("put", replan=5, disturb=True)) for _ in range(2))
+    assert one.events and one.events == two.events and one.seconds == two.seconds
+    assert one.success
+    assert play(player, Condition("put", replan=5)).events == ()
+
+
+# --------------------------------------------------------------------------------------------------------- causes
+
+def test_lifting_something_else_first_is_told(player):
+    task = trial_task("put", 1)
+    other = next(name for name, item in zip(task.scene.names(), task.scene.items)
+                 if name != task.target and item.kind in ("block", "cylinder", "ball", "prism", "brick"))
+    goal = replace(task.goals[0], thing=other)
+    outcome = play(player, Condition("put", replan=5), acts_on=replace(task, goals=(goal,)), seconds=10.0)
+    assert not outcome.success and outcome.right_first is False
+    assert outcome.lifted[0] == other and outcome.cause == "wrong object"
+
+
+@pytest.mark.parametrize("family, cause", [
+    ("put", "not tried"), ("drawer", "drawer not gripped"), ("drive", "not there"), ("clear", "not tried")])
+def test_what_does_nothing_is_told_so(player, family, cause):
+    idle = replace(trial_task(family, 1), goals=())
+    outcome = play(player, Condition(family), acts_on=idle, seconds=2.0)
+    assert not outcome.success and outcome.cause == cause
+
+
+def test_a_done_that_is_not_true_is_counted(player):
+    outcome = play(player, Condition("put"), acts_on=replace(trial_task("put", 1), goals=()), seconds=8.0)
+    assert outcome.ended == "succeeded" and not outcome.success
+    row, = summary([_played(outcome)])
+    assert row["said_done_wrongly"] == 1 and row["causes"] == {"not tried": 1}
+
+
+def test_what_is_lost_on_the_way_was_dropped(player):
+    """It slips out of the hand, and from then on nothing is done."""
+    class GivesUp(ExpertPolicy):
+        def infer(self, obs, **how):
+            result = super().infer(obs, **how)
+            if self.sim.state()[ROBOT.is_gripper].max() > 0.9 and self._had:
+                return Result(np.tile(ROBOT.home, (self.horizon, 1)))
+            self._had |= bool(look(self.sim).held())
+            return result
+
+        def reset(self):
+            super().reset()
+            self._had = False
+
+    for seed in range(8):  # until one whose mishap is a slip
+        player_of_it = Player(ROBOT, GivesUp(ROBOT), width=0)
+        player_of_it.policy.sim = player_of_it.sim
+        outcome = play(player_of_it, Condition("put", replan=5, disturb=True), seed, seconds=12.0)
+        if outcome.events and outcome.events[-1][1] == "slip" and not outcome.success:
+            assert outcome.cause in ("dropped", "fell")
+            return
+    pytest.fail("nothing slipped in eight episodes")
+
+
+def test_words_that_a_policy_does_not_know_are_refused(player):
+    class Ignorant(ExpertPolicy):
+        def unknown(self, text):
+            return tuple(word for word in text.split() if word in ("the", "a"))
+
+    deaf = Player(ROBOT, Ignorant(ROBOT), width=0)
+    deaf.policy.sim = deaf.sim
+    outcome = play(deaf, Condition("put"))
+    assert (outcome.cause, outcome.ended, outcome.rows) == ("refused", "refused", 0)
+
+
+def test_a_policy_that_fails_is_given_up_as_the_commander_would():
+    class Broken(Fidget):
+        def infer(self, obs, **_):
+            raise PolicyError("no such luck")
+
+    outcome = Player(ROBOT, Broken(ROBOT), width=32).play(trial_task("put", 1), Condition("put"))
+    assert (outcome.cause, outcome.ended) == ("no answer", "failed") and "no such luck" in outcome.reason
+    assert 4.0 < outcome.seconds < 6.0
+
+
+def test_lost_pictures_leave_the_robot_without_answers():
+    class Counts(Fidget):
+        def warm_up(self):
+            super().warm_up()
+            self.seen = []
+
+        def infer(self, obs, **how):
+            self.seen.append(set(obs.images))
+            return super().infer(obs, **how)
+
+    policy = Counts(ROBOT)
+    policy.warm_up()
+    blind = Player(ROBOT, policy, width=32)
+    task = replace(trial_task("put", 1), seconds=2.0)
+    assert blind.play(task, Condition("put", dropout=1.0)).cause == "no answer" and not policy.seen
+    some = blind.play(task, Condition("put", dropout=0.5))
+    assert 0 < some.asked and all(seen == {"front_camera"} for seen in policy.seen)  # it is required
+    whole = blind.play(task, Condition("put"))
+    assert whole.asked > some.asked and whole.held == 0
+
+
+# ---------------------------------------------------------------------------------------------------------- modes
+
+def chunk(start: float, count: int = 50) -> np.ndarray:
+    """Rows whose first column counts on from `start`."""
+    rows = np.tile(ROBOT.home, (count, 1))
+    rows[:, 0] = start + 0.001 * np.arange(count)
+    return rows
+
+
+def test_rtc_gives_the_rows_that_run_meanwhile_and_plays_on():
+    feed = Rtc(ROBOT, replan=10, delay=0.1)
+    assert feed.due(0) and feed.ask(0, ROBOT.home) is None and feed.row(3) is None
+    feed.answer(5, chunk(0.0))
+    assert feed.row(5)[0] == pytest.approx(0.005) and not feed.due(9) and feed.due(10)
+    prefix = feed.ask(10, chunk(0.0)[10])
+    assert prefix.rows[:, 0] == pytest.approx(0.010 + 0.001 * np.arange(6))  # 5 of delay, one of transport
+    assert [feed.row(n)[0] for n in (10, 14)] == pytest.approx([0.010, 0.014])
+    feed.answer(15, chunk(0.5))
+    assert feed.row(15)[0] == pytest.approx(0.505)  # the new one, whose row 0 was due at the look
+    seen = round(ROBOT.max_blind / ROBOT.dt)
+    assert feed.row(10 + seen) is not None and feed.row(10 + seen + 1) is None  # no eyes for so long
+
+
+def test_a_longer_delay_than_before_is_learnt():
+    feed = Rtc(ROBOT, replan=5, delay=0.0)
+    lengths = []
+    for n in (0, 10, 20, 30):
+        prefix = feed.ask(n, ROBOT.home)
+        lengths.append(0 if prefix is None else len(prefix.rows))
+        feed.answer(n + 8, chunk(0.0))
+    assert lengths[1:] == [9, 9, 9]
+
+
+def test_sync_stands_still_until_the_answer_is_there():
+    feed = Sync(ROBOT, replan=4, delay=0.1)
+    assert feed.due(0) and feed.ask(0, ROBOT.home) is None
+    assert feed.row(2) is None
+    feed.answer(5, chunk(0.0))
+    assert [feed.row(n)[0] for n in (5, 8)] == pytest.approx([0.0, 0.003])
+    assert not feed.due(8) and feed.due(9) and feed.row(9) is None
+
+
+def test_ensemble_averages_what_was_said_of_a_row():
+    feed = Ensemble(ROBOT, replan=5, delay=0.0)
+    feed.ask(0, ROBOT.home)
+    feed.answer(0, chunk(0.0))
+    feed.ask(5, ROBOT.home)
+    feed.answer(5, chunk(0.105))  # says 0.1 more of each row than the one before did
+    assert feed.row(6)[0] == pytest.approx(0.006 + 0.05, abs=0.001)
+
+
+def test_limits_hold_the_speed_and_let_the_base_brake():
+    limits = Limits(ROBOT, ROBOT.home)
+    wild = ROBOT.home.copy()
+    wild[0], wild[SIZE - 3] = 3.0, 0.3
+    row = limits.row(wild)
+    assert row[0] - ROBOT.home[0] == pytest.approx(ROBOT.velocity[0] * ROBOT.dt)
+    assert row[SIZE - 3] == pytest.approx(ROBOT.acceleration[SIZE - 3] * ROBOT.dt)
+    still = limits.row(None)
+    assert still[0] == row[0] and still[SIZE - 3] == 0.0 and limits.limited == 1
+
+
+# --------------------------------------------------------------------------------------------------------- figures
+
+@pytest.mark.parametrize("good, of, low, high", [(0, 10, 0.0, 0.2775), (10, 10, 0.7225, 1.0), (50, 100, 0.4038, 0.5962),
+                                                 (194, 200, 0.9361, 0.9862), (0, 0, 0.0, 1.0)])
+def test_wilson(good, of, low, high):
+    assert wilson(good, of) == pytest.approx((low, high), abs=1e-4)
+
+
+def _outcome(**changes) -> Outcome:
+    plain = dict(seed=1, instruction="", success=True, met=1.0, ended="succeeded", reason="", cause="", right_first=True,
+                 lifted=(), subtasks=(), events=(), seconds=10.0, rows=500, limited=0, held=0, asked=50, thinking=0.02,
+                 wall=1.0)
+    return Outcome(**plain | changes)
+
+
+def _played(outcome: Outcome, **condition):
+    from pi_policy_node.learn.evaluate import Played
+
+    return Played(Trial(Condition("put", **condition), outcome.seed), outcome)
+
+
+def test_the_table_says_what_differs_and_why_it_failed():
+    failures = [_outcome(success=False, met=0.0, cause=cause, right_first=first)
+                for cause, first in (("dropped", True), ("dropped", True), ("wrong object", False), ("not tried", None))]
+    rows = summary([_played(_outcome(), delay=0.1)] * 6 + [_played(o, delay=0.1) for o in failures]
+                   + [_played(_outcome(), mode="sync", delay=0.1)])
+    assert [row["episodes"] for row in rows] == [10, 1]
+    assert rows[0]["success"] == 0.6 and rows[0]["right_first"] == pytest.approx(8 / 9)
+    text = table(rows)
+    assert "60.0 %" in text and "31.3–83.2" in text and "88.9 % of 9" in text and "100 ms" in text and "sync" in text
+    assert "2 dropped, 1 wrong object, 1 not tried" in text and "replan" not in text
+    assert all(cause in CAUSES for row in rows for cause in row["causes"])
+
+
+def test_seeds_are_never_those_of_demonstrations():
+    assert trial_task("put", 3).seed == KEPT_SEEDS + 3
+    assert trial_task("put", 3, "holdout_pairs").split == "holdout_pairs"
+    with pytest.raises(SystemExit):
+        main(["sim", "record", "--seed", "x", "--out", "/nowhere"])
+    assert main(["sim", "record", "--seed", str(KEPT_SEEDS), "--out", "/nowhere"]) == 2
+
+
+# ------------------------------------------------------------------------------------------------------------ runs
+
+def short(episodes: int = 4) -> list[Trial]:
+    return plan([Condition("drawer", jitter=0.1), Condition("put")], episodes, 0)
+
+
+def same(a: Outcome, b: Outcome) -> bool:
+    return replace(a, wall=0, thinking=0) == replace(b, wall=0, thinking=0)
+
+
+@pytest.fixture()
+def quick(monkeypatch):
+    """Tasks of one second."""
+    from pi_policy_node.learn import evaluate as module
+
+    whole = module.trial_task
+    monkeypatch.setattr(module, "trial_task", lambda *which: replace(whole(*which), seconds=1.0))
+
+
+def test_outcomes_do_not_depend_on_what_was_played_before(quick, tmp_path):
+    trials = short(2)
+    forwards = evaluate(FIDGET, trials, workers=1, report=lambda *_: None)
+    backwards = evaluate(FIDGET, trials[::-1], workers=1, report=lambda *_: None)[::-1]
+    assert [p.trial for p in forwards] == trials
+    assert all(same(a.outcome, b.outcome) for a, b in zip(forwards, backwards))
+
+
+def test_an_interrupted_evaluation_goes_on(quick, tmp_path):
+    log = tmp_path / "log"
+    whole = evaluate(FIDGET, short(2), workers=1, log=log, report=lambda *_: None)
+    lines = log.read_text().splitlines(keepends=True)
+    log.write_text("".join(lines[:3]) + lines[3][:40])  # killed while it wrote
+    fresh = []
+    again = evaluate(FIDGET, short(2), workers=1, log=log, report=lambda played, left: fresh.append(left))
+    assert fresh == [1, 0] and all(same(a.outcome, b.outcome) for a, b in zip(whole, again))
+    assert evaluate(FIDGET, short(2), workers=1, log=log, report=lambda *_: pytest.fail("all is there")) == again
+    with pytest.raises(EvaluationError, match="another setting"):
+        evaluate(replace(FIDGET, width=48), short(2), workers=1, log=log, report=lambda *_: None)
+    log.write_text("something else\n")
+    with pytest.raises(EvaluationError, match="no log"):
+        evaluate(FIDGET, short(2), workers=1, log=log, report=lambda *_: None)
+
+
+def test_processes_come_to_the_same_and_their_errors_are_told():
+    trials = plan([Condition("drawer")], 2, 0)
+    one = evaluate(FIDGET, trials, workers=1, report=lambda *_: None)
+    two = evaluate(FIDGET, trials, workers=2, report=lambda *_: None)
+    assert all(same(a.outcome, b.outcome) for a, b in zip(one, two))
+    with pytest.raises(PolicyError, match="no policy 'nobody'"):
+        evaluate(Setting("nobody"), trials, workers=2, report=lambda *_: None)
+
+
+def test_the_front_door_writes_figures_and_films(quick, tmp_path, capsys):
+    figures, films = tmp_path / "figures.json", tmp_path / "films"
+    arguments = ["eval", "--policy", FIDGET.policy, "--option", "reach=0.1", "--tasks", "put", "--episodes", "2",
+                 "--delay-ms", "0,100", "--size", "32", "--workers", "1", "--json", str(figures), "--videos", str(films)]
+    assert main(arguments) == 0
+    said = capsys.readouterr().out
+    assert "0.0 %" in said and "100 ms" in said and "rows per second" in said
+    stored = json.loads(figures.read_text())
+    assert stored["setting"]["options"] == {"reach": 0.1} and len(stored["episodes"]) == 4
+    assert [row["delay"] for row in stored["table"]] == [0.0, 0.1]
+    assert sorted(f.name for f in films.iterdir()) == [
+        f"put_train_{k}_rtc_{d}ms.mp4" for k in (0, 1) for d in (0, 100)]
+    assert all(f.stat().st_size > 10_000 for f in films.iterdir())
+    assert list(tmp_path.iterdir()) in ([figures, films], [films, figures])  # no log is left
+
+
+@pytest.mark.parametrize("arguments, words", [
+    (["--tasks", "juggle"], "no task family is called 'juggle'"), (["--mode", "slow"], "there are rtc, sync, ensemble"),
+    (["--delay-ms", "fast"], "numbers with commas"), (["--episodes", "0"], "--episodes must be between 1"),
+    (["--tasks", "drive", "--holdout", "pairs"], "no held-out pairs"), (["--policy", "nobody"], "no policy 'nobody'"),
+    (["--option", "weights"], "NAME=VALUE"), (["--policy", FIDGET.policy, "--option", "speed=3"], "speed")])
+def test_wrong_arguments_are_told(arguments, words, capsys):
+    assert main(["eval", "--workers", "1", *arguments]) == 2
+    assert words in capsys.readouterr().err
