@@ -8,10 +8,11 @@ import sys
 
 from pi_policy_node.cli import CommandError
 
-HELP = 'tell a running robot what to do, e.g. ./pi say "wave"; also --stop and --resume'
+HELP = 'tell a running robot what to do, e.g. ./pi say "put the red block in the bin"; also --next, --stop, --resume'
 
 EPILOG = """\
-exit status: 0 done, 3 failed, 4 timed out, 5 cancelled or replaced, 6 refused, 7 stopped, 2 no robot answered.
+exit status: 0 done (or stopped or cancelled, where that was said), 3 failed, 4 timed out, 5 cancelled or replaced, 6 refused, 7 stopped, 2 no robot answered.
+What the words may be, and what happens to a task in hand: docs/commands.md.
 The robot is the one on this shell's ROS_DOMAIN_ID. Ctrl-C leaves it at its task; ./pi say --stop stops it.
 """
 
@@ -23,12 +24,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     which.add_argument("--stop", action="store_true", help="stop now, latched until --resume")
     which.add_argument("--resume", action="store_true", help="end a latched stop or fault; moves nothing by itself")
     which.add_argument("--status", action="store_true", help="show what the robot is doing")
+    parser.add_argument("--next", action="store_true", help="the words are the next step of the task in hand; without "
+                        "words: the policy chooses the steps again")
     parser.add_argument("--namespace", default="", help="of the robot, where there are several")
     parser.add_argument("--limit", type=float, default=3600.0, help="give up watching after so many seconds")
 
 
 def run(args: argparse.Namespace) -> int:
     words = " ".join(args.words)
+    if args.next:
+        words = f"next: {words}"
     verbs = args.stop or args.resume or args.status
     if bool(words) == bool(verbs):
         raise CommandError('say something, e.g. ./pi say "wave", or use one of --stop, --resume, --status')
@@ -52,6 +57,7 @@ def run(args: argparse.Namespace) -> int:
 def say(robot, words: str, limit: float) -> int:
     """Says it, and shows every change until the task has ended."""
     from pi_msgs.msg import TaskStatus
+    from pi_policy_node.task import is_cancel, is_stop
 
     robot.say(words)
     live = Live(sys.stdout)
@@ -61,6 +67,9 @@ def say(robot, words: str, limit: float) -> int:
         live.end()
     if end.state == TaskStatus.SUCCEEDED:
         print(f"done: {end.text} ({end.elapsed:.1f} s)")
+        return 0
+    if end.state == TaskStatus.STOPPED and is_stop(words) or end.state == TaskStatus.CANCELLED and is_cancel(words):
+        print(f"{STATES[end.state]}: {end.reason}")
         return 0
     print(f"{STATES[end.state]}: {end.reason}", file=sys.stderr)
     return end.state
@@ -81,12 +90,13 @@ class Live:
         """A task/status."""
         step = status.subtask or status.text
         bar = "" if math.isnan(status.progress) else f"  {round(20 * status.progress) * '#':.<20} {status.progress:4.0%}"
+        retries = f"  (attempt {status.retries + 1})" if status.retries else ""
         if self._out.isatty():
             latency = "" if math.isnan(status.latency) else f"  {1e3 * status.latency:.0f} ms a thought"
-            line = f"{STATES[status.state]}: {step}{bar}  {status.elapsed:.1f} s{latency}"
+            line = f"{STATES[status.state]}: {step}{bar}  {status.elapsed:.1f} s{latency}{retries}"
             self._out.write(f"\r{line:<{self._width}}")
             self._width = len(line)
-        elif (line := f"{STATES[status.state]}: {step}") != self._shown:
+        elif (line := f"{STATES[status.state]}: {step}{retries}") != self._shown:
             self._out.write(line + "\n")
             self._shown = line
         self._out.flush()
@@ -103,4 +113,5 @@ def show_status(task, bridge, policy) -> None:
     states = ("inactive", "idle", "running", "blind", "failed")
     print(f"task:   {STATES[task.state]}: {task.text or task.reason}")
     print(f"bridge: {modes[bridge.mode]}: {bridge.cause}" + (" (latched: --resume)" if bridge.latched else ""))
-    print(f"policy: {states[policy.state]} ({policy.backend}): {policy.cause}")
+    rung = f", rung {policy.rung}" if policy.rung else ""
+    print(f"policy: {states[policy.state]} ({policy.backend}{rung}): {policy.cause}")

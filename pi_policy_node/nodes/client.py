@@ -21,7 +21,9 @@ from std_srvs.srv import Trigger
 
 from pi_policy_node.nodes.common import LATCHED, RELIABLE10
 from pi_policy_node.nodes.executor import LeanExecutor
+from pi_policy_node.task import is_cancel, is_stop, next_step
 
+FIRST_STATUS = 2.0  # s for the latched `task/status` to arrive
 STATUSES = QoSProfile(depth=10, reliability=LATCHED.reliability, durability=LATCHED.durability)
 ENDED = {TaskStatus.SUCCEEDED, TaskStatus.FAILED, TaskStatus.TIMED_OUT, TaskStatus.CANCELLED, TaskStatus.REFUSED,
          TaskStatus.STOPPED}
@@ -44,6 +46,8 @@ class RobotClient:
         self.bridge: BridgeStatus | None = None
         self.policy: PolicyStatus | None = None
         self._answers: list[TaskStatus] = []  # on `task/status` since the words were said
+        self._before = ""  # the task that they replace
+        self._enough: set[int] = set()  # an end of whatever task that answers them
         self._command = self.node.create_publisher(String, "command", RELIABLE10)
         self._stop = self.node.create_client(Trigger, "stop")
         self._resume = self.node.create_client(Trigger, "resume")
@@ -72,6 +76,15 @@ class RobotClient:
         """
         # A stop word need not wait for the latched status: only for somebody who listens.
         self._connect(lambda: self._command.get_subscription_count() > 0, "command", limit)
+        self._before, self._enough = "", set()
+        if is_stop(words):
+            self._enough = {TaskStatus.STOPPED}
+        elif is_cancel(words):
+            self._enough = {TaskStatus.CANCELLED, TaskStatus.REFUSED}
+        elif next_step(words) is None:
+            self.wait_until(lambda: self.task is not None, FIRST_STATUS)
+            running = self.task is not None and self.task.state == TaskStatus.RUNNING
+            self._before = self.task.id if running else ""
         self._answers.clear()
         self._command.publish(String(data=words))
 
@@ -81,13 +94,16 @@ class RobotClient:
         while True:
             for status in self._answers[seen:]:
                 seen += 1
+                if task is None and self._before and status.id == self._before:
+                    continue
                 if task is None and status.id and status.state == TaskStatus.RUNNING:
                     task = status.id
                 if task is not None and status.id != task and status.state == TaskStatus.RUNNING:
                     return TaskStatus(id=task, state=TaskStatus.CANCELLED, reason=f"replaced by '{status.text}'")
-                if status.id == (task or ""):
+                enough = status.state in self._enough
+                if enough or status.id == (task or ""):
                     feedback(status)
-                    if status.state in ENDED:
+                    if enough or status.state in ENDED:
                         return status
             if time.monotonic() - begin > (limit if task else min(limit, 5.0)):
                 what = f"did not end within {limit:g} s" if task else "was not answered by the commander"
