@@ -49,6 +49,7 @@ class Recipe:
     every: int = 5  # steps from one image to the next
     jpeg: bool = True
     disturb: float = 0.5  # part of the episodes in which something goes wrong
+    takeover: str = ""  # weights of mini, which then begins each of those episodes until the expert takes over
     version: int = VERSION
 
 
@@ -192,6 +193,15 @@ def _progress(segments: list[int], words: list[str], ended: list[bool]) -> np.nd
     return result
 
 
+def recorder_of(recipe: Recipe) -> Recorder:
+    """What records such a recipe."""
+    if not recipe.takeover:
+        return Recorder(recipe)
+    from pi_policy_node.learn.takeover import Takeover
+
+    return Takeover(recipe)
+
+
 def plan(recipe: Recipe) -> list[Shard]:
     """The files of a recipe, the families in turn, so that an interrupted recording has some of each."""
     return [Shard(name, recipe.seed + k, min(SHARD, recipe.episodes - k))
@@ -210,7 +220,7 @@ def record(recipe: Recipe, folder: Path, *, workers: int, report: Callable[[Made
 
 def _make(recipe: Recipe, folder: Path, shards: list[Shard], workers: int) -> Iterator[Made]:
     if min(workers, len(shards)) <= 1:
-        recorder = Recorder(recipe) if shards else None
+        recorder = recorder_of(recipe) if shards else None
         for shard in shards:
             yield recorder.shard(shard, folder)
         return
@@ -237,7 +247,7 @@ _recorder: Recorder | None = None  # of a worker process
 def _begin(recipe: Recipe) -> None:
     global _recorder
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C reaches all processes: this one ends at once, without a word
-    _recorder = Recorder(recipe)
+    _recorder = recorder_of(recipe)
 
 
 def _one(shard: Shard, folder: Path) -> Made:
@@ -252,6 +262,7 @@ def _agree(recipe: Recipe, folder: Path) -> None:
             old = json.loads(path.read_bytes())
         except ValueError:
             raise EpisodesError(f"{path} cannot be read: delete the folder if it is not wanted") from None
+        old.setdefault("takeover", "")
         differ = [k for k in new if k not in ("episodes", "tasks") and old.get(k) != new[k]]
         if differ:
             was = ", ".join(f"{k} {old.get(k)}" for k in differ)
