@@ -32,6 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--size", type=int, default=192, help="width of the pictures in pixels as they are drawn; 0: "
                         "as in the graph, slower (default 192)")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: one per core)")
+    parser.add_argument("--batch", type=int, default=1, help="episodes whose questions are answered together, in each "
+                        "process: faster, where the policy can (default 1)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="all outcomes; interrupted, the same command goes on")
     parser.add_argument("--videos", type=Path, metavar="FOLDER", help="a film of each failure")
 
@@ -51,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
         progress.say(one, left)
 
     try:
-        setting = Setting(args.policy, _options(args.option), width=args.size)
+        setting = Setting(args.policy, _options(args.option), width=args.size, seats=args.batch)
         trials = plan(_conditions(args), args.episodes, args.seed)
         everything = evaluate(setting, trials, workers=args.workers, log=log, videos=args.videos, report=report)
     except (EvaluationError, PolicyError, RobotError, TaskError) as error:
@@ -87,9 +89,10 @@ def _conditions(args: argparse.Namespace) -> list:
         raise CommandError(f"--mode {args.mode}: there are {', '.join(MODES)}")
     delays, replans = _numbers("--delay-ms", args.delay_ms, 0, 2000), _numbers("--replan-ms", args.replan_ms, 20, 2000)
     for option, low, high in (("episodes", 1, 10**6), ("seed", 0, 10**8), ("workers", 1, 512), ("jitter_ms", 0, 2000),
-                              ("dropout", 0, 1), ("size", 0, 640)):
-        if not low <= getattr(args, option) <= high:
-            raise CommandError(f"--{option.replace('_', '-')} must be between {low} and {high}, not {getattr(args, option)}")
+                              ("dropout", 0, 1), ("size", 0, 640), ("batch", 1, 256)):
+        value, option = getattr(args, option), option.replace("_", "-")
+        if not low <= value <= high:
+            raise CommandError(f"--{option} must be between {low} and {high}, not {value}")
     return [Condition(family, split, mode, round(replan / 1000 / dt), delay / 1000, args.jitter_ms / 1000, args.dropout,
                       args.disturb)
             for family, mode, replan, delay in itertools.product(families, modes, replans, delays)]
@@ -132,8 +135,8 @@ class _Progress:
             return
         self._told = now
         to_go = (now - self._begun) / self._done * left
-        last = "" if one.outcome.success else f"; last: {one.trial.condition.family} {one.trial.seed}, {one.outcome.cause}"
-        print(f"{self._done} played, {left} to go, {to_go / 60:.0f} min; success {self._good / self._done:.1%}{last}",
+        last = f"{one.trial.condition.family} {one.trial.seed}: {one.outcome.cause or 'done'}"
+        print(f"{self._done} played, {left} to go, {to_go / 60:.0f} min; success {self._good / self._done:.1%}; {last}",
               flush=True)
 
 

@@ -1,4 +1,4 @@
-"""Evaluates a policy in the simulator: episodes under conditions, in as many processes as wanted, and what came of them.
+"""Evaluates a policy in the simulator: episodes under conditions, in as many processes as wanted, and what came of it.
 
 The scene of an episode follows from family, split and seed alone (`trial`), so that policies, modes and delays are
 compared on the same ones, and the ROS graph on those of lockstep. Seeds are never those of demonstrations.
@@ -22,6 +22,7 @@ from pi_policy_node.robot import load_robot
 from pi_policy_node.sim.tasks import KEPT_SEEDS, Task, draw
 
 VERSION = 1  # of the files
+ROUNDS = 2  # episodes that are played one after another on each of several seats
 
 
 class EvaluationError(ValueError):
@@ -30,12 +31,13 @@ class EvaluationError(ValueError):
 
 @dataclass(frozen=True)
 class Setting:
-    """What is evaluated, and in what: everything that outcomes follow from, but the conditions, the seeds and the code."""
+    """What is evaluated, and how: all that outcomes follow from, but the conditions, the seeds and the code."""
 
     policy: str
     options: dict[str, object] = field(default_factory=dict)
     robot: str = "pi_mobile"
     width: int = 192  # pixels of the pictures as they are drawn; 0: as in the graph
+    seats: int = 1  # episodes side by side in each process
 
 
 @dataclass(frozen=True)
@@ -77,12 +79,17 @@ def evaluate(setting: Setting, trials: Sequence[Trial], *, workers: int, log: Pa
     how many are left.
     """
     done = _read(log, setting) if log else {}
-    left = [trial for trial in trials if trial.key not in done]
-    for k, played in enumerate(_play(setting, left, workers, videos), start=1):
-        done[played.trial.key] = played.outcome
+    size = ROUNDS * setting.seats if setting.seats > 1 else 1  # what is played together comes out together
+    groups = [tuple(trials[k:k + size]) for k in range(0, len(trials), size)]
+    groups = [group for group in groups if any(trial.key not in done for trial in group)]
+    left = sum(map(len, groups))
+    for together in _play(setting, groups, workers, videos):
         if log:
-            _append(log, setting, played)
-        report(played, len(left) - k)
+            _append(log, setting, together)
+        for played in together:
+            done[played.trial.key] = played.outcome
+            left -= 1
+            report(played, left)
     return [Played(trial, done[trial.key]) for trial in trials]
 
 
@@ -93,31 +100,38 @@ class Evaluator:
         robot = load_robot(setting.robot)
         policy = make_policy(setting.policy, robot, **setting.options)
         policy.warm_up()
-        self._player, self._videos = Player(robot, policy, width=setting.width), videos
+        self._robot, self._videos = robot, videos
+        self._player = Player(robot, policy, width=setting.width, seats=setting.seats)
 
-    def play(self, trial: Trial) -> Played:
-        task = trial_task(trial.condition.family, trial.seed, trial.condition.split)
-        outcome = self._player.play(task, trial.condition, film=self._videos is not None)
-        if self._videos is not None and not outcome.success:
-            from pi_policy_node.learn.evaluate_film import film
+    def play(self, trials: Sequence[Trial]) -> list[Played]:
+        """Trials that are played together."""
+        games = [(trial_task(t.condition.family, t.seed, t.condition.split), t.condition) for t in trials]
+        outcomes = {}
+        for finished in self._player.play_all(games, film=self._videos is not None):
+            outcomes[finished.number] = finished.outcome
+            if self._videos is not None and not finished.outcome.success:
+                from pi_policy_node.learn.evaluate_film import film
 
-            film(self._player, trial, outcome, self._videos)
-        return Played(trial, outcome)
+                film(self._robot, finished, trials[finished.number], self._videos)
+        return [Played(trial, outcomes[number]) for number, trial in enumerate(trials)]
 
 
 # --------------------------------------------------------------------------------------------------- in processes
 
-def _play(setting: Setting, trials: list[Trial], workers: int, videos: Path | None) -> Iterator[Played]:
-    if min(workers, len(trials)) <= 1:
-        evaluator = Evaluator(setting, videos) if trials else None
-        for trial in trials:
-            yield evaluator.play(trial)
+Group = tuple[Trial, ...]
+
+
+def _play(setting: Setting, groups: list[Group], workers: int, videos: Path | None) -> Iterator[list[Played]]:
+    if min(workers, len(groups)) <= 1:
+        evaluator = Evaluator(setting, videos) if groups else None
+        for group in groups:
+            yield evaluator.play(group)
         return
     for variable in ("LP_NUM_THREADS", "OMP_NUM_THREADS"):  # more threads would only be in the other workers' way
         os.environ.setdefault(variable, "1")
-    with ProcessPoolExecutor(min(workers, len(trials)), mp_context=multiprocessing.get_context("spawn"),
+    with ProcessPoolExecutor(min(workers, len(groups)), mp_context=multiprocessing.get_context("spawn"),
                              initializer=_begin, initargs=(setting, videos)) as pool:
-        waiting = {pool.submit(_one, trial) for trial in trials}
+        waiting = {pool.submit(_one, group) for group in groups}
         try:
             while waiting:
                 ready, waiting = wait(waiting, return_when=FIRST_COMPLETED)
@@ -139,28 +153,28 @@ def _begin(setting: Setting, videos: Path | None) -> None:
     _state = setting, videos
 
 
-def _one(trial: Trial) -> Played:
+def _one(group: Group) -> list[Played]:
     global _evaluator
     if _evaluator is None:  # here and not in _begin: its errors reach the caller
         _evaluator = Evaluator(*_state)
-    return _evaluator.play(trial)
+    return _evaluator.play(group)
 
 
 # -------------------------------------------------------------------------------------------------------- on disk
 
 def _head(setting: Setting) -> dict:
     """What must be the same for a log to go on."""
-    options = {name: value for name, value in setting.options.items()}
-    files = [Path(value) for value in options.values() if isinstance(value, str) and Path(value).is_file()]
+    files = [Path(value) for value in setting.options.values() if isinstance(value, str) and Path(value).is_file()]
     return json.loads(json.dumps({"version": VERSION, "setting": asdict(setting),
                                   "changed": [file.stat().st_mtime for file in files]}))
 
 
-def _append(log: Path, setting: Setting, played: Played) -> None:
+def _append(log: Path, setting: Setting, together: Sequence[Played]) -> None:
     with open(log, "a", encoding="utf-8") as file:
         if file.tell() == 0:
             file.write(json.dumps(_head(setting)) + "\n")
-        file.write(json.dumps([asdict(played.trial.condition), played.trial.seed, asdict(played.outcome)]) + "\n")
+        for played in together:
+            file.write(json.dumps([asdict(played.trial.condition), played.trial.seed, asdict(played.outcome)]) + "\n")
 
 
 def _read(log: Path, setting: Setting) -> dict[str, Outcome]:
@@ -169,7 +183,8 @@ def _read(log: Path, setting: Setting) -> dict[str, Outcome]:
     lines = log.read_text(encoding="utf-8").split("\n")
     try:
         if json.loads(lines[0]) != _head(setting):
-            raise EvaluationError(f"{log} was begun with another setting, or other weights: delete it, or give another file")
+            raise EvaluationError(f"{log} was begun with another setting, or other weights: delete it, or give another "
+                                  "file")
         found = {}
         for line in lines[1:-1]:  # behind the last line feed there is nothing, or a line that was cut off
             condition, seed, outcome = json.loads(line)

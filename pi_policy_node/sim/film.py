@@ -30,7 +30,7 @@ class Moment:
     base: tuple[float, float, float]  # x, y, yaw: m, m, rad
     images: Mapping[str, np.ndarray] = field(default_factory=dict)  # camera -> uint8 [h, w, 3] rgb
     words: Sequence[str] = ()  # up to three lines
-    qpos: np.ndarray | None = None  # of the whole simulated world, where it is known: joints and base are then not asked
+    qpos: np.ndarray | None = None  # of the whole simulated world, in place of joints and base
 
 
 class Film:
@@ -126,4 +126,5 @@ def save(image: np.ndarray, file: Path) -> None:
 def _write(image: np.ndarray, text: str, at: tuple[int, int], size: float) -> None:
     plain = text.encode("ascii", "replace").decode()  # what OpenCV's letters can show
     for colour, shift in (((0, 0, 0), 1), (INK, 0)):
-        cv2.putText(image, plain, (at[0] + shift, at[1] + shift), cv2.FONT_HERSHEY_SIMPLEX, size, colour, 1, cv2.LINE_AA)
+        cv2.putText(image, plain, (at[0] + shift, at[1] + shift), cv2.FONT_HERSHEY_SIMPLEX, size, colour, 1,
+                    cv2.LINE_AA)

@@ -1,4 +1,4 @@
-"""Policies for tests of the harness: the scripted expert, which sees the world's true state, and one that only fidgets."""
+"""Policies for tests of the harness: the scripted expert, which sees the world's true state, and one that fidgets."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pi_policy_node.sim.tasks import look
 
 
 class ExpertPolicy:
-    """The scripted expert. Plans as if the world stood still but for the hands, and goes on from wherever it was when the plan was cut."""
+    """The scripted expert: plans as if all stood still but the hands, and goes on from where its last plan was cut."""
 
     cameras: tuple[str, ...] = ()
 
@@ -65,3 +65,6 @@ class Fidget:
         rows = np.tile(self._home, (self.horizon, 1))
         rows[:, :6] += self._reach * self._rng.standard_normal(6)
         return Result(rows, subtask="fidget")
+
+    def infer_batch(self, requests) -> list[Result]:
+        return [self.infer(request.observation, prefix=request.prefix) for request in requests]

@@ -27,9 +27,9 @@ SIZE = len(ROBOT.action_names)
 @pytest.fixture(scope="module")
 def player():
     made = Player(ROBOT, ExpertPolicy(ROBOT), width=0)
-    made.policy.sim = made.sim
+    made.policy.sim, = made.sims
     yield made
-    made.sim.close()
+    made.close()
 
 
 def play(player: Player, condition: Condition, seed: int = 1, *, acts_on=None, seconds: float | None = None) -> Outcome:
@@ -49,7 +49,7 @@ def test_the_expert_as_a_policy_succeeds_in_every_mode(player, mode, delay):
     assert outcome.right_first and outcome.lifted == (trial_task("put", 1).target,)
     assert outcome.held == round(delay / ROBOT.dt)  # only before the first answer
     told = set(player.policy.told[1:])
-    assert told == ({0} if mode != "rtc" else {6} if delay else {2})  # the delay's rows, at least one; one for transport
+    assert told == ({0} if mode != "rtc" else {6} if delay else {2})  # of the delay, at least one; one of transport
 
 
 def test_the_commanders_rules_end_an_episode(player):
@@ -109,7 +109,7 @@ def test_what_is_lost_on_the_way_was_dropped(player):
 
     for seed in range(8):  # until one whose mishap is a slip
         player_of_it = Player(ROBOT, GivesUp(ROBOT), width=0)
-        player_of_it.policy.sim = player_of_it.sim
+        player_of_it.policy.sim, = player_of_it.sims
         outcome = play(player_of_it, Condition("put", replan=5, disturb=True), seed, seconds=12.0)
         if outcome.events and outcome.events[-1][1] == "slip" and not outcome.success:
             assert outcome.cause in ("dropped", "fell")
@@ -123,7 +123,7 @@ def test_words_that_a_policy_does_not_know_are_refused(player):
             return tuple(word for word in text.split() if word in ("the", "a"))
 
     deaf = Player(ROBOT, Ignorant(ROBOT), width=0)
-    deaf.policy.sim = deaf.sim
+    deaf.policy.sim, = deaf.sims
     outcome = play(deaf, Condition("put"))
     assert (outcome.cause, outcome.ended, outcome.rows) == ("refused", "refused", 0)
 
@@ -230,8 +230,8 @@ def test_wilson(good, of, low, high):
 
 
 def _outcome(**changes) -> Outcome:
-    plain = dict(seed=1, instruction="", success=True, met=1.0, ended="succeeded", reason="", cause="", right_first=True,
-                 lifted=(), subtasks=(), events=(), seconds=10.0, rows=500, limited=0, held=0, asked=50, thinking=0.02,
+    plain = dict(seed=1, instruction="", success=True, met=1.0, ended="succeeded", reason="", cause="",
+                 right_first=True, lifted=(), subtasks=(), events=(), seconds=10.0, rows=500, limited=0, held=0, asked=50, thinking=0.02,
                  wall=1.0)
     return Outcome(**plain | changes)
 
@@ -243,8 +243,8 @@ def _played(outcome: Outcome, **condition):
 
 
 def test_the_table_says_what_differs_and_why_it_failed():
-    failures = [_outcome(success=False, met=0.0, cause=cause, right_first=first)
-                for cause, first in (("dropped", True), ("dropped", True), ("wrong object", False), ("not tried", None))]
+    why = ("dropped", True), ("dropped", True), ("wrong object", False), ("not tried", None)
+    failures = [_outcome(success=False, met=0.0, cause=cause, right_first=first) for cause, first in why]
     rows = summary([_played(_outcome(), delay=0.1)] * 6 + [_played(o, delay=0.1) for o in failures]
                    + [_played(_outcome(), mode="sync", delay=0.1)])
     assert [row["episodes"] for row in rows] == [10, 1]
@@ -318,7 +318,8 @@ def test_processes_come_to_the_same_and_their_errors_are_told():
 def test_the_front_door_writes_figures_and_films(quick, tmp_path, capsys):
     figures, films = tmp_path / "figures.json", tmp_path / "films"
     arguments = ["eval", "--policy", FIDGET.policy, "--option", "reach=0.1", "--tasks", "put", "--episodes", "2",
-                 "--delay-ms", "0,100", "--size", "32", "--workers", "1", "--json", str(figures), "--videos", str(films)]
+                 "--delay-ms", "0,100", "--size", "32", "--workers", "1", "--json", str(figures), "--videos",
+                 str(films)]
     assert main(arguments) == 0
     said = capsys.readouterr().out
     assert "0.0 %" in said and "100 ms" in said and "rows per second" in said
@@ -329,6 +330,22 @@ def test_the_front_door_writes_figures_and_films(quick, tmp_path, capsys):
         f"put_train_{k}_rtc_{d}ms.mp4" for k in (0, 1) for d in (0, 100)]
     assert all(f.stat().st_size > 10_000 for f in films.iterdir())
     assert list(tmp_path.iterdir()) in ([figures, films], [films, figures])  # no log is left
+
+
+def test_side_by_side_comes_to_the_same_in_any_number_of_processes(quick, tmp_path):
+    """And each episode to what it is alone, but for the policy's own chance."""
+    trials, log = plan([Condition("drawer", delay=0.1), Condition("put")], 5, 0), tmp_path / "log"
+    seats = replace(FIDGET, seats=3)
+    one = evaluate(seats, trials, workers=1, log=log, report=lambda *_: None)
+    log.write_text("".join(log.read_text().splitlines(keepends=True)[:9]))  # one of two groups, and a part
+    two = evaluate(seats, trials, workers=1, log=log, report=lambda *_: None)
+    assert [p.trial for p in one] == trials and all(same(a.outcome, b.outcome) for a, b in zip(one, two))
+    still = replace(seats, options={"reach": 0.0})
+    together = evaluate(still, trials, workers=1, report=lambda *_: None)
+    alone = evaluate(replace(still, seats=1), trials, workers=1, report=lambda *_: None)
+    assert all(same(a.outcome, b.outcome) for a, b in zip(together, alone))
+    with pytest.raises(PolicyError, match="no infer_batch"):
+        Player(ROBOT, ExpertPolicy(ROBOT), width=0, seats=2)
 
 
 @pytest.mark.parametrize("arguments, words", [
