@@ -184,7 +184,8 @@ class PolicyNode(ManagedNode):
             message.chunks, message.failures = status.chunks, status.failures
             values = {"backend": status.source, "rung": status.rung, "p50 (s)": status.p50, "p99 (s)": status.p99,
                       "chunks": status.chunks, "failures": status.failures, "cause": status.cause}
-            self.diagnostics.set("inference", LEVELS[status.state], status.code.name.lower().replace("_", " "), values)
+            level = WARN if status.state == State.RUNNING and status.rung else LEVELS[status.state]
+            self.diagnostics.set("inference", level, status.code.name.lower().replace("_", " "), values)
         self.statuses.publish(message)
 
     def now(self) -> float:
