@@ -16,7 +16,7 @@ import numpy as np
 
 from pi_policy_node.learn.evaluate_mishaps import Mishaps
 from pi_policy_node.learn.evaluate_modes import MODES, Limits
-from pi_policy_node.learn.evaluate_watch import Watch
+from pi_policy_node.learn.evaluate_watch import NOTHING, Watch
 from pi_policy_node.policy.base import Observation, Policy, PolicyError, Prefix, Result
 from pi_policy_node.robot import Robot
 from pi_policy_node.sim import Simulator
@@ -234,7 +234,8 @@ class _Episode:
             return "physics"
         if self._brain.outcome.state == State.REFUSED:
             return "refused"
-        return self._watch.cause(view) if self._answers else "no answer"
+        cause = self._watch.cause(view) if self._answers else "no answer"
+        return "said done" if cause in NOTHING and self._brain.outcome.state == State.SUCCEEDED else cause
 
     # ------------------------------------------------------------------------------------------------ what happens
 

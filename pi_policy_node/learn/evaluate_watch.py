@@ -13,7 +13,6 @@ HIGH = 0.05  # m above the table: what is let go there is dropped
 SHUT, OPEN = 0.62, 0.75  # of a hand; around the widest thing it is 0.575
 MOVED = 0.05  # part of a drawer's travel
 
-# In the order in which they are asked for; the first that holds is the cause.
 CAUSES = {
     "physics": "the simulation came apart",
     "refused": "the words were refused",
@@ -24,11 +23,13 @@ CAUSES = {
     "dropped": "it was lifted and lost on the way",
     "wrong place": "it was put down somewhere else",
     "missed grasp": "the hand closed beside it",
+    "drawer not moved enough": "the drawer moved, but not all the way",
+    "said done": "it said that it was done, and had done nothing yet",
     "not there": "the base did not come to the place",
     "not tried": "no hand closed near it",
     "drawer not gripped": "the drawer hardly moved",
-    "drawer not moved enough": "the drawer moved, but not all the way",
 }
+NOTHING = ("not there", "not tried", "drawer not gripped")
 
 
 class Watch:
