@@ -8,10 +8,11 @@ import sys
 
 from pi_policy_node.cli import CommandError
 
-HELP = 'tell a running robot what to do, e.g. ./pi say "put the red block in the bin"; also --next, --stop, --resume'
+HELP = 'tell a running robot what to do, e.g. ./pi say "wave"; also --next, --stop and --resume'
 
 EPILOG = """\
-exit status: 0 done (or stopped or cancelled, where that was said), 3 failed, 4 timed out, 5 cancelled or replaced, 6 refused, 7 stopped, 2 no robot answered.
+exit status: 0 done (or stopped or cancelled, where that was said), 3 failed, 4 timed out, 5 cancelled or replaced,
+6 refused, 7 stopped, 2 no robot answered.
 What the words may be, and what happens to a task in hand: docs/commands.md.
 The robot is the one on this shell's ROS_DOMAIN_ID. Ctrl-C leaves it at its task; ./pi say --stop stops it.
 """

@@ -27,9 +27,12 @@ def goals_of(words: str, names: Sequence[str]) -> tuple[Goal, ...]:
         return (DrawerAt(1.0 if opened else 0.0),) if bool(opened) != bool(closed) else ()
     if ALL.search(words) and not things:
         into = containers or [name for name in names if _is_container(name)]
-        colours = [colour for colour in COLOURS if re.search(rf"\b{colour}\b", words.replace(name_words(into[0]), ""))] if into else []
+        if len(into) != 1:
+            return ()
+        others = words.replace(name_words(into[0]), "")
+        colours = [colour for colour in COLOURS if re.search(rf"\b{colour}\b", others)]
         wanted = [name for name in names if not _is_container(name) and (not colours or name.split("_")[0] in colours)]
-        return tuple(Inside(name, into[0]) for name in wanted) if len(into) == 1 else ()
+        return tuple(Inside(name, into[0]) for name in wanted)
     if len(things) == 1 and len(containers) == 1:
         return (Inside(things[0], containers[0]),)
     if len(things) == 1 and not containers and places:

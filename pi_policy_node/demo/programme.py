@@ -27,7 +27,8 @@ class Programme:
 
 
 MOTIONS = (
-    Step("wave", {"left_arm": 0.2, "right_arm": 0.2, "left_gripper": 0.3, "right_gripper": 0.3, "lift": 0.03, "base": 0.05}),
+    Step("wave", {"left_arm": 0.2, "right_arm": 0.2, "left_gripper": 0.3, "right_gripper": 0.3, "lift": 0.03,
+                  "base": 0.05}),
     Step("reach left", {"left_arm": 0.15}),
     Step("drive back", {"base": 0.2}),
     Step("raise the lift", {"lift": 0.05}),
@@ -39,13 +40,13 @@ def choose(seed: int) -> Programme:
     from pi_policy_node.policy.mini_weights import SHIPPED
 
     if not SHIPPED.is_file():
-        return Programme("scripted", MOTIONS, "wave", f"mini has no weights here ({SHIPPED}; ./pi train mini makes them): "
-                         "the scripted policy shows the rest")
+        why = f"mini has no weights here ({SHIPPED}; ./pi train mini makes them): the scripted policy shows the rest"
+        return Programme("scripted", MOTIONS, "wave", why)
     from pi_policy_node.sim.tasks import draw
     from pi_policy_node.sim.tasks.goals import IN, name_words
 
     goals = draw(SCENE, seed).goals
     singles = goals[: 1 if len(goals) < 4 else 2]  # something is left to be cleared away
-    steps = [Step(f"put the {name_words(goal.thing)} {IN[goal.container.split('_')[1]]} the {name_words(goal.container)}")
+    words = [f"put the {name_words(goal.thing)} {IN[goal.container.split('_')[1]]} the {name_words(goal.container)}"
              for goal in singles]
-    return Programme("mini", (*steps, Step("clear the table")), "drive to the counter")
+    return Programme("mini", (*map(Step, words), Step("clear the table")), "drive to the counter")

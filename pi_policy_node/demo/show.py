@@ -20,6 +20,7 @@ from pi_policy_node.robot import Kinematics, Robot
 
 MOVED = 0.03  # rad, m or strokes, of any group: what counts as having moved at all
 LONGEST = 240.0  # s, of one task
+HINT = 'type what the robot is to do; "next: ..." says its next step, "stop" stops it, "resume" ends that; "quit"'
 
 
 @dataclass
@@ -50,9 +51,15 @@ class Show:
         self.results.append(done)
 
     def interactive(self) -> None:
-        """What is typed is said, until the end of the input or "quit"."""
-        print('type what the robot is to do; "next: ..." says its next step, "stop" stops it, "resume" ends that, "quit"',
-              flush=True)
+        """What is typed is said at once, until "quit"; what comes through a pipe, one after another."""
+        if not sys.stdin.isatty():
+            for line in map(str.strip, sys.stdin):
+                if line == "resume":
+                    self._guarded(self.resume)
+                elif line:
+                    self._guarded(lambda line=line: self.carry_out(Step(line)))
+            return
+        print(HINT, flush=True)
         lines: queue.Queue[str | None] = queue.Queue()
         threading.Thread(target=_read_lines, args=(lines,), daemon=True).start()
         shown: tuple = ()
@@ -60,9 +67,11 @@ class Show:
             self.witness.spin(0.1)
             self.launch.check()
             task = self.witness.task
-            if task is not None and (now := (task.id, task.state, task.subtask, task.reason if task.state > 1 else "")) != shown:
+            running = task is None or task.state == TaskStatus.RUNNING
+            now = () if task is None else (task.id, task.state, task.subtask, "" if running else task.reason)
+            if now != shown:
                 shown = now
-                words = task.subtask or task.text if task.state == TaskStatus.RUNNING else task.reason
+                words = (task.subtask or task.text) if running else task.reason
                 print(f"  {STATES[task.state]}: {words}", flush=True)
                 if task.state == TaskStatus.SUCCEEDED:
                     self._judge(task.text)
@@ -70,10 +79,7 @@ class Show:
                 line = lines.get_nowait()
             except queue.Empty:
                 continue
-            if line is None:  # a pipe that has ended: what was asked for last is still done
-                self.witness.wait_until(lambda: self.witness.task.state != TaskStatus.RUNNING, LONGEST)
-                line = "quit"
-            if line in ("quit", "exit"):
+            if line in (None, "quit", "exit"):
                 return
             if line == "resume":
                 self._guarded(self.resume)
@@ -123,9 +129,13 @@ class Show:
         travel = self.witness.travel(since)
         moved = ", ".join(f"{name.replace('_', ' ')} {way:.2f} {self._unit(name)}"
                           for name, way in travel.items() if way >= MOVED)
-        short = [f"{name} went {travel[name]:.2f}, not {way:g}" for name, way in step.moves.items() if travel[name] < way]
+        short = [f"{name} went {travel[name]:.2f}, not {way:g}"
+                 for name, way in step.moves.items() if travel[name] < way]
         print(f"  moved: {moved or 'nothing'}" + (f"; but {'; '.join(short)}" if short else ""), flush=True)
         return bool(moved) and not short
+
+    def _mode(self) -> int:
+        return self.witness.bridge.mode
 
     def _unit(self, group: str) -> str:
         return {"arm": "rad", "gripper": "strokes", "lift": "m", "base": "m or rad"}[self.robot.group(group).kind]
@@ -153,13 +163,13 @@ class Show:
         begin = len(witness.moments)
         try:
             witness.say(words)
-            if not witness.wait_until(lambda: witness.bridge.mode == BridgeStatus.RUNNING and not witness.bridge.at_rest, 10):
+            if not witness.wait_until(lambda: self._mode() == BridgeStatus.RUNNING and not witness.bridge.at_rest, 10):
                 print("  it did not begin", flush=True)
                 return False
             witness.wait_until(lambda: max(witness.travel(begin).values()) > MOVED, 10)
             said = time.monotonic()
             witness.say("stop")
-            stopped = witness.wait_until(lambda: witness.bridge.mode == BridgeStatus.STOPPED and witness.bridge.at_rest, 3)
+            stopped = witness.wait_until(lambda: self._mode() == BridgeStatus.STOPPED and witness.bridge.at_rest, 3)
             took = time.monotonic() - said
         finally:
             witness.close_look = False

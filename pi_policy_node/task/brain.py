@@ -5,8 +5,8 @@ The rules:
 - A stop word, or the bridge's being stopped by anybody, ends the task STOPPED. A fault of the bridge ends it FAILED.
 - While the bridge is latched, or silent, commands are REFUSED: after a resume nothing old may start to move.
 - Words that the policy does not know end the task REFUSED.
-- A task has SUCCEEDED when the policy has said "done" in SURE fresh answers in a row and for SURE_FOR s. Where the step was said by a person, or
-  the policy names no steps, a progress of STEP_DONE says the same.
+- A task has SUCCEEDED when the policy has said "done" in SURE fresh answers in a row and for SURE_FOR s. Where the step
+  was said by a person, or the policy names no steps, a progress of STEP_DONE says the same.
 - A step that somebody says takes effect at once. When it is done, the policy chooses again; a task that is nothing but
   that step (direct) is done with it.
 - Without progress for a while the policy is asked again, remembering nothing; a limited number of times, then the task
@@ -250,7 +250,8 @@ class Brain:
         """From now on this step, or what the policy chooses."""
         self.lease = replace(self.lease, subtask=step)
         self._done_since, self._watch = None, Watch(now)
-        self._say(replace(self.outcome, reason=f"the next step was said: {step}" if step else "the policy chooses the steps"))
+        reason = f"the next step was said: {step}" if step else "the policy chooses the steps"
+        self._say(replace(self.outcome, reason=reason))
 
     def _again(self, now: float) -> None:
         at = f" at '{self.outcome.subtask}'" if self.outcome.subtask else ""
@@ -262,7 +263,8 @@ class Brain:
             return
         self.lease = replace(self.lease, attempt=self.lease.attempt + 1)
         self._done_since, self._watch = None, Watch(now)
-        self._say(replace(self.outcome, retries=tried + 1, reason=f"{stood}: trying again ({tried + 1} of {self._retries})"))
+        reason = f"{stood}: trying again ({tried + 1} of {self._retries})"
+        self._say(replace(self.outcome, retries=tried + 1, reason=reason))
 
     def _not_understood(self, cause: str, now: float) -> None:
         step = self.lease.subtask
