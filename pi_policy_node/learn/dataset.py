@@ -29,6 +29,7 @@ from pi_policy_node.sim.world import KINDS as THINGS
 CAMERAS = dict(zip(EYES, ("front_camera", "left_wrist_camera", "right_wrist_camera", "rear_camera")))
 VALIDATION = 20  # every so many seeds one is never trained on
 NEAR = 40  # steps from the end of a subtask, or from a hand's opening or closing, that are looked at more often
+BEGIN_OF_ALL = 50  # steps at first, when the hands are at home as they are when all is done: the eyes must tell
 KINDS = {"pick": "pick", "place": "place", "open": "drawer", "close": "drawer", "drive": "drive", "done": "done"}
 MATTER = (*COLOURS, *THINGS, *PLACES, "left", "right", "next", "top", "drawer", "open", "close", "closed", "shut",
           "everything", "all", "colour")  # without these a sentence would mean something else
@@ -97,7 +98,7 @@ class Demonstrations:
     episode: np.ndarray  # [F]
     seed: np.ndarray  # [F]
     said: np.ndarray  # [F] index into subtasks
-    near: np.ndarray  # [F] bool: worth looking at more often
+    often: np.ndarray  # [F] how much more often it is worth looking at
     progress: np.ndarray
     arm: np.ndarray
     reach: np.ndarray
@@ -119,7 +120,7 @@ class Demonstrations:
             "state": e.state, "tools": labels.tools.reshape(len(e.state), -1), "action": e.action, "clean": e.clean,
             "step": frames + before, "last": np.full(len(frames), before + len(e.state) - 1),
             "episode": np.full(len(frames), number), "seed": np.full(len(frames), e.seed), "said": words[frames],
-            "near": apart < NEAR, "progress": e.progress[frames], "arm": labels.arm[frames],
+            "often": np.where(frames < BEGIN_OF_ALL, 4.0, np.where(apart < NEAR, 2.0, 1.0)), "progress": e.progress[frames], "arm": labels.arm[frames],
             "reach": labels.reach[frames], "base": labels.base[frames],
         }
         for eye, camera in CAMERAS.items():
@@ -156,11 +157,11 @@ class Demonstrations:
         return self.seed % VALIDATION == VALIDATION - 1
 
     def weights(self, families: dict[str, float], kinds: dict[str, float]) -> np.ndarray:
-        """[F] how often a frame is drawn: families and sorts of subtasks in these parts, crucial moments twice."""
+        """[F] how often a frame is drawn: families and sorts of subtasks in these parts, crucial moments more often."""
         kind = np.array([list(kinds).index(KINDS[text.split()[0]]) for text in self.subtasks])[self.said]
         family = np.array([list(families).index(name) for name in self.families])[self.episode]
         bucket = family * len(kinds) + kind
-        weight = np.where(self.near, 2.0, 1.0) * ~self.validation()
+        weight = self.often * ~self.validation()
         total = np.bincount(bucket, weight, len(families) * len(kinds))
         wanted = np.array([f * k for f in families.values() for k in kinds.values()]) * (total > 0)
         share = wanted.reshape(len(families), -1)

@@ -16,7 +16,7 @@ from torch import Tensor
 from pi_policy_node.policy import mini_weights
 from pi_policy_node.policy.base import InputError, Observation, PolicyError, Prefix, Result, check_alive
 from pi_policy_node.policy.mini_model import EYES, PAD, Look
-from pi_policy_node.policy.mini_rows import given_knots, origin, splice, to_rows
+from pi_policy_node.policy.mini_rows import given_knots, origin, splice, still, to_rows
 from pi_policy_node.policy.mini_words import split
 from pi_policy_node.policy.shapes import MiniShape
 from pi_policy_node.robot import Kinematics, Robot
@@ -226,7 +226,7 @@ class MiniPolicy:
 
     def _rows(self, knots: np.ndarray, prefix: Prefix | None) -> np.ndarray:
         """[H, A]; committed rows come back as they were."""
-        rows = to_rows(knots, self._every, self.horizon)
+        rows = still(to_rows(knots, self._every, self.horizon), self.robot)
         rows[:, self.robot.is_gripper] = rows[:, self.robot.is_gripper].clip(0.0, 1.0)
         return rows if prefix is None else splice(rows, prefix.rows, self.dt)
 
