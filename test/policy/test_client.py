@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 import time
+from dataclasses import replace
 
 import msgpack
 import numpy as np
@@ -245,6 +246,18 @@ def test_the_extension_carries_prefix_deadline_reset_subtask_and_progress(remote
         assert 0.3 < deadline - time.monotonic() < 0.75 and obs.stamp == 12.5 and echo.resets == 1
         policy.infer(observation())
         assert echo.resets == 1
+
+
+@pytest.mark.parametrize("takes", [True, False])
+def test_a_step_is_told_to_a_policy_that_takes_steps(remote, takes):
+    echo = Echo()
+    echo.takes_subtask = takes
+    with ServerThread(Server(echo, ROBOT, port=0)) as port:
+        policy = remote(f"ws://127.0.0.1:{port}")
+        policy.warm_up()
+        assert policy.takes_subtask is takes
+        policy.infer(replace(observation(), subtask="pick up the red block"))
+        assert echo.seen[0][0].subtask == ("pick up the red block" if takes else "")
 
 
 @pytest.mark.parametrize("encoding", ["raw", "jpeg"])

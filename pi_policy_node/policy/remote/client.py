@@ -52,6 +52,11 @@ class RemotePolicy:
         self.link = Link(url, key=_read_key(api_key_file), tls=_tls(url, ca_file), check=self._check_metadata,
                          reply_limit=max(5.0, 3 * timeout))
 
+    @property
+    def takes_subtask(self) -> bool:
+        """Whether the server can be told the step beside the task; else a step goes in the task's place."""
+        return "subtask" in (self.link.extension or {}).get("offers", ())
+
     def warm_up(self) -> None:
         """Waits for the server; LinkDown where it does not come. The link goes on trying."""
         end = time.monotonic() + self._connect_limit
@@ -126,6 +131,8 @@ class RemotePolicy:
         asked: dict = {"id": number, "deadline_ms": left * 1000}
         if prefix is not None:
             asked["prefix"] = np.asarray(prefix.rows, np.float64)
+        if obs.subtask and self.takes_subtask:
+            asked["subtask"] = obs.subtask
         if self._reset.is_set():
             self._reset.clear()
             asked["reset"] = True

@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 from websockets.asyncio.server import Request as Handshake
@@ -56,6 +57,8 @@ class Server:
             "image_size": list(robot.image_size),
             wire.EXTENSION: {"version": wire.VERSION, "offers": ["id", "deadline", "prefix", "reset", "jpeg"]},
         }
+        if getattr(policy, "takes_subtask", False):
+            self.metadata[wire.EXTENSION]["offers"].append("subtask")
 
     async def run(self, *, ready: Callable[[int], None] | None = None) -> None:
         """Serves; `ready(port)` once it listens."""
@@ -156,7 +159,9 @@ class Session:
         number = isinstance(left, (int, float)) and not isinstance(left, bool) and math.isfinite(left)
         if left is not None and not number:
             raise InputError("'deadline_ms' must be a finite number of milliseconds from now")
-        request = Request(wire.read_observation(message, self._robot), policy=self._own,
+        observation = replace(wire.read_observation(message, self._robot),
+                              subtask=wire.read_prompt(asked.get("subtask", "")))
+        request = Request(observation, policy=self._own,
                           prefix=wire.read_prefix(asked.get("prefix"), self._robot), reset=bool(asked.get("reset")),
                           deadline=None if left is None else arrived + left / 1000)
         return _Job(request, extension, arrived)

@@ -99,7 +99,7 @@ def read_observation(message: Any, robot: Robot) -> Observation:
     if unknown:
         raise InputError(f"no camera {', '.join(unknown)}; {robot.name} has {', '.join(c.name for c in robot.cameras)}")
     return Observation(images={known[name]: read_image(name, value) for name, value in images.items()},
-                       state=_read_state(flat.get("state"), robot), prompt=_read_prompt(flat.get("prompt", "")),
+                       state=_read_state(flat.get("state"), robot), prompt=read_prompt(flat.get("prompt", "")),
                        stamp=_read_stamp(flat.get("stamp", 0.0)))
 
 
@@ -141,7 +141,7 @@ def _read_state(value: Any, robot: Robot) -> np.ndarray:
     return state
 
 
-def _read_prompt(value: Any) -> str:
+def read_prompt(value: Any) -> str:
     if not isinstance(value, str):
         raise InputError(f"'prompt' is a {type(value).__name__}, but must be text")
     if len(value) > MAX_PROMPT:
