@@ -8,7 +8,7 @@ import resource
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -17,7 +17,8 @@ from pi_policy_node.bench.floor import available_gb, floor, measure
 from pi_policy_node.cli import CommandError
 from pi_policy_node.policy import tune
 from pi_policy_node.policy.checkpoint import empty
-from pi_policy_node.policy.engine import Engine, Lane, blank
+from pi_policy_node.policy.engine import Engine, blank
+from pi_policy_node.policy.lane import Lane
 from pi_policy_node.policy.model import Inputs, Pi
 from pi_policy_node.policy.packed import pack, unpack
 from pi_policy_node.policy.shapes import PRESETS, Shape
@@ -37,6 +38,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--pack", action=argparse.BooleanOptionalAction, help="weights in blocks; default: measured")
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, help="default: measured (CPU), on (CUDA)")
     parser.add_argument("--repeat", type=int, help="default: 100 on CUDA, 10 on the CPU, fewer where one takes seconds")
+    parser.add_argument(
+        "--one-layer",
+        action="store_true",
+        help="all layers of a stack are one: the same work in a tenth of the memory (none stays in a cache anyway)",
+    )
     parser.add_argument("--against", choices=("eager",), help="openpi-style eager sampling of the same weights")
     parser.add_argument("--eager-dtype", choices=DTYPES, help="default: the engine's; openpi's own is bf16")
     parser.add_argument("--json", action="store_true")
@@ -53,17 +59,19 @@ def run(args: argparse.Namespace) -> int:
         dtype = torch.bfloat16 if device.type == "cuda" else tune.best_dtype(shape, prefix)
     else:
         dtype = DTYPES[args.dtype]
-    check_memory(shape, dtype, DTYPES.get(args.eager_dtype, dtype) if args.against else dtype, device)
+    other = DTYPES.get(args.eager_dtype, dtype) if args.against else dtype
+    if device.type == "cpu" and not args.one_layer:
+        check_memory(shape, dtype, other)
     given = request(shape, args.views, args.prompt)
     noise = torch.randn(1, shape.horizon, shape.action_dim, generator=torch.Generator().manual_seed(0))
     report: dict = {"preset": shape.name, "device": name(device), "dtype": str(dtype).removeprefix("torch.")}
     report |= {"views": args.views, "prompt_tokens": args.prompt, "steps": args.steps, "horizon": shape.horizon}
+    report["one_layer"] = args.one_layer
 
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    engine = Engine(
-        random(shape, dtype, device), steps=args.steps, threads=args.threads, packed=args.pack, compiled=args.compile
-    )
+    model = random(shape, dtype, device, one_layer=args.one_layer)
+    engine = Engine(model, steps=args.steps, threads=args.threads, packed=args.pack, compiled=args.compile)
     started = time.perf_counter()
     engine.warm_up(views=args.views, prompt=args.prompt)
     ours = engine.sample(given, noise=noise)
@@ -108,14 +116,34 @@ def request(shape: Shape, views: int, prompt: int) -> Inputs:
     return given
 
 
-def random(shape: Shape, dtype: torch.dtype, device: torch.device) -> Pi:
+def random(shape: Shape, dtype: torch.dtype, device: torch.device, *, one_layer: bool = False) -> Pi:
     """A model with weights of a usual size; their values do not matter to the clock."""
-    model = empty(shape, dtype=dtype, device=device)
+    if one_layer:
+        model = same_layers(shape, dtype, device)
+    else:
+        model = empty(shape, dtype=dtype, device=device)
     noise = torch.randn(1 << 20, generator=torch.Generator().manual_seed(0)).to(device)
     for parameter in model.parameters():
+        if one_layer and parameter is model.embed:  # a request reads a few rows of it; the others need no memory
+            parameter.data = torch.zeros(parameter.shape, dtype=dtype, device=device)
+            continue
         flat, scale = parameter.data.view(-1), 0.02 if parameter.ndim == 1 else parameter.shape[-1] ** -0.5
         for piece in flat.split(len(noise)):
             piece.copy_(noise[: len(piece)] * scale)
+    return model
+
+
+def same_layers(shape: Shape, dtype: torch.dtype, device: torch.device) -> Pi:
+    stacks = {name: replace(getattr(shape, name), depth=1) for name in ("vision", "vlm", "expert")}
+    model = empty(replace(shape, **stacks), dtype=dtype, device=device)
+    model.shape = shape
+    for name in stacks:
+        stack = getattr(model, name)
+        stack.shape = getattr(shape, name)
+        stack.blocks = torch.nn.ModuleList([stack.blocks[0]] * stack.shape.depth)
+    if shape.family == "pi05":  # every layer has modulations of its own, made before the clock runs
+        width = model.expert.shape.width
+        model.expert.modulation = torch.nn.Linear(width, (2 * shape.expert.depth + 1) * 3 * width, device=device)
     return model
 
 
@@ -133,7 +161,8 @@ def baseline(engine: Engine, dtype: torch.dtype, given: Inputs, noise: torch.Ten
     They fit into memory once only: before each run they are put back into rows.
     """
     shared = dtype == engine.model.dtype
-    model = engine.model if shared else random(engine.shape, dtype, engine.device)
+    alike = engine.model.vlm.blocks[0] is engine.model.vlm.blocks[-1]
+    model = engine.model if shared else random(engine.shape, dtype, engine.device, one_layer=alike)
     there = given.to(engine.device)
 
     def prepare() -> None:
@@ -145,15 +174,14 @@ def baseline(engine: Engine, dtype: torch.dtype, given: Inputs, noise: torch.Ten
     return Call(lambda: eager.sample(model, there, noise.to(engine.device), steps=engine.steps), prepare)
 
 
-def check_memory(shape: Shape, dtype: torch.dtype, other: torch.dtype, device: torch.device) -> None:
+def check_memory(shape: Shape, dtype: torch.dtype, other: torch.dtype) -> None:
     """Say so now, not when the computer has begun to swap."""
-    if device.type != "cpu":
-        return
     with torch.device("meta"):
         count = sum(parameter.numel() for parameter in Pi(shape).parameters())
     needed = 1.0 + count * (dtype.itemsize + (other.itemsize if other != dtype else 0)) / 1e9
     if available_gb() < needed:
-        raise CommandError(f"{available_gb():.1f} GB of memory are free; {shape.name} needs {needed:.1f} for this")
+        raise CommandError(f"{available_gb():.1f} GB of memory are free; {shape.name} needs {needed:.1f} for this, "
+                           "or much less with --one-layer")
 
 
 def rounds(calls: dict[str, Call], repeat: int | None, device: torch.device, after: Callable) -> dict:
@@ -217,7 +245,8 @@ def text(r: dict) -> str:
     how = f"{r['threads']} threads{', packed' * bool(r['packed'])}{', compiled' * bool(r['compiled'])}"
     lines = [
         f"{r['preset']}, {r['views']} views, {r['prompt_tokens']} prompt tokens, {r['steps']} steps of {r['horizon']} "
-        f"rows; {r['device']}, {r['dtype']}, {how if r['device'] == 'cpu' else 'graphs'}",
+        f"rows; {r['device']}, {r['dtype']}, {how if r['device'] == 'cpu' else 'graphs'}"
+        f"{', one layer for all' * r['one_layer']}",
         f"  vision   {ms['vision']:10.2f} ms    floor {floor_ms['vision_ms']:10.2f}",
         f"  prefill  {ms['prefill']:10.2f} ms    floor {floor_ms['prefill_ms']:10.2f}",
         f"  denoise  {ms['denoise']:10.2f} ms    floor {floor_ms['denoise_ms']:10.2f}    ({ms['step']:.2f} a step)",

@@ -15,7 +15,8 @@ import time
 import torch
 
 from pi_policy_node.bench.policy import DTYPES, random, request
-from pi_policy_node.policy.engine import Engine, Given, blank
+from pi_policy_node.policy.engine import Engine, blank
+from pi_policy_node.policy.lane import Given
 from pi_policy_node.policy.model import Pi, draw_times
 from pi_policy_node.policy.rtc import Guide, soft_mask
 from pi_policy_node.policy.shapes import PRESETS, GemmaShape, Shape, VisionShape

@@ -12,38 +12,21 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from itertools import product
 
 import torch
 from torch import Tensor
 
 from pi_policy_node.policy import text, tune
 from pi_policy_node.policy.base import InputError, check_alive
-from pi_policy_node.policy.model import Context, Inputs, Pi, Plan, plan, times
+from pi_policy_node.policy.lane import Given, Key, Lane
+from pi_policy_node.policy.model import Inputs, Pi, plan, times
 from pi_policy_node.policy.packed import pack
-from pi_policy_node.policy.rtc import Guide, guided_velocity
+from pi_policy_node.policy.rtc import Guide
 
 
 BUCKET = 16  # tokens; on CUDA the prefix is rounded up to a multiple of this, as a graph has one length
-
-
-@dataclass(frozen=True)
-class Key:
-    """What must be equal for two requests to share buffers and graphs."""
-
-    batch: int
-    pictures: int  # in the whole batch, absent cameras left out
-    prefix: int  # tokens of the prefix, padding left out, rounded up to a bucket
-    full: bool  # no padding is left
-    mode: str  # "plain", "given" (clean first rows) or "guided"
-
-
-@dataclass
-class Given:
-    """Rows that are known, for a model trained with clean prefixes: normalised rows [B, H, D], which ones [B, H]."""
-
-    rows: Tensor
-    mask: Tensor
 
 
 class Engine:
@@ -57,9 +40,13 @@ class Engine:
         threads: int | None = None,
         packed: bool | None = None,
         compiled: bool | None = None,
-        lanes: int = 64,
+        lanes: int | None = None,
     ) -> None:
-        """threads, packed, compiled: None = on the CPU, what `warm_up` measures to be fastest; on CUDA, compiled."""
+        """threads, packed, compiled: None = on the CPU, what `warm_up` measures to be fastest; on CUDA, compiled.
+
+        lanes: how many are kept. None = on CUDA, where one takes seconds to make, all that warm-up could want; on the
+        CPU, where one costs nothing but memory, few.
+        """
         if steps < 1:
             raise ValueError(f"steps is {steps}; there must be at least one")
         self.model = model.fold().eval().requires_grad_(False)
@@ -68,14 +55,17 @@ class Engine:
         self.threads, self.packed, self.compiled = threads, packed, compiled
         self.timing: dict[str, float] = {}  # s, of the latest request; replaced, never changed
         self._lanes: OrderedDict[Key, Lane] = OrderedDict()
-        self._most_lanes = lanes
+        self.cuda = self.device.type == "cuda"
+        self._most_lanes = lanes or (256 if self.cuda else 4)
+        self.captured = {1}  # batch sizes that are worth a graph; others just run, and keep a device busy anyway
+        self.pool = torch.cuda.graph_pool_handle() if self.cuda else None
         self._lock = threading.Lock()
         self._alive: Callable[[], None] = lambda: None
         self.grid = times(steps)
         with torch.no_grad():
             moments = torch.tensor([*self.grid, 0.0], device=self.device)
             self.conditions = [model.condition(t[None]) for t in moments]  # the last is that of clean rows
-        if self.device.type != "cuda":  # between two layers is a good moment to notice that nobody waits any more
+        if not self.cuda:  # between two layers is a good moment to notice that nobody waits any more
             for stack in (model.vision, model.vlm, model.expert):
                 for block in stack.blocks:
                     block.register_forward_pre_hook(lambda *_: self._alive())
@@ -139,17 +129,20 @@ class Engine:
     def warm_up(self, *, views: int = 3, prompt: int | None = None, batch: int = 1, modes: tuple = ("plain",)) -> None:
         """Choose how to run here, then allocate, compile and capture for requests of this kind.
 
-        On CUDA for prompts of every length, so that no graph has to be captured in the control loop.
+        On CUDA for prompts of every length and for every number of cameras down to one, so that no graph has to be
+        captured in the control loop, not even when a camera dies.
         """
+        self.captured.add(batch)
         most = self.shape.prompt_tokens
         prompt = prompt or most
-        if self.device.type == "cpu":
+        if not self.cuda:
             self._choose(views * self.shape.vision.tokens + prompt)
-        if not self._lanes and (self.compiled or (self.compiled is None and self.device.type == "cuda")):
+        if not self._lanes and (self.compiled or (self.compiled is None and self.cuda)):
             tune.compile_blocks(self.model)
         zeros = torch.zeros(batch, self.shape.horizon, self.shape.action_dim)
-        for length in sorted({*range(BUCKET, most, BUCKET), most}) if self.device.type == "cuda" else [prompt]:
-            inputs = blank(self.shape, batch=batch, views=views, prompt=length)
+        lengths = sorted({*range(BUCKET, most, BUCKET), most}) if self.cuda else [prompt]
+        for there, length in product(range(views, 0, -1) if self.cuda else [views], lengths):
+            inputs = blank(self.shape, batch=batch, views=there, prompt=length)
             for mode in modes:
                 guide = Guide(zeros, zeros) if mode == "guided" else None
                 given = Given(zeros, zeros[..., 0].bool()) if mode == "given" else None
@@ -161,15 +154,15 @@ class Engine:
         """How to run on this CPU. Packed weights take what compiling would change out of its hands."""
         self.threads = self.threads or tune.best_threads(self.model, prefix)
         if self.packed is None:
-            self.packed = not self.compiled and tune.packing_wins(self.model, prefix, self.threads)
+            self.packed = not self.compiled and tune.packing_wins(self.model, prefix)
         if self.packed:
             pack(self.model, prefix)
         if self.compiled is None:
-            self.compiled = not self.packed and tune.compiling_wins(self.model, prefix, self.threads)
+            self.compiled = not self.packed and tune.compiling_wins(self.model, prefix)
 
     def _lane(self, inputs: Inputs, mode: str) -> Lane:
         # Graphs have one shape each, so lengths are rounded up into buckets; elsewhere nothing is padded.
-        bucket = BUCKET if self.device.type == "cuda" else 1
+        bucket = BUCKET if self.cuda else 1
         where = plan(inputs.image_mask, inputs.token_mask, self.shape.vision.tokens, multiple=bucket)
         full = where.full and bucket == 1
         key = Key(len(inputs.tokens), len(where.images), where.index.shape[1], full, mode)
@@ -189,6 +182,8 @@ class _Turn:
 
     def __enter__(self) -> None:
         self.alive()
+        if self.engine.cuda:
+            torch.cuda.set_device(self.engine.device)  # graphs and events are those of the thread's current device
         while not self.engine._lock.acquire(timeout=0.01):
             self.alive()
         self.engine._alive = self.alive
@@ -198,108 +193,6 @@ class _Turn:
     def __exit__(self, *_: object) -> None:
         self.engine._alive = lambda: None
         self.engine._lock.release()
-
-
-class Lane:
-    """Static buffers for requests of one kind, and the stages that work on them."""
-
-    plan: Plan  # of the request at hand, on the host
-
-    def __init__(self, engine: Engine, key: Key) -> None:
-        self.engine, self.key, self.model = engine, key, engine.model
-        shape, device = engine.shape, engine.device
-        self.images = torch.zeros(key.pictures, 3, shape.vision.image, shape.vision.image, device=device)
-        self.tokens = torch.zeros(key.batch, shape.prompt_tokens, dtype=torch.int64, device=device)
-        self.index = torch.zeros(key.batch, key.prefix, dtype=torch.int64, device=device)
-        self.valid = torch.ones(key.batch, key.prefix, dtype=torch.bool, device=device)
-        self.state = torch.zeros(key.batch, shape.action_dim, device=device)
-        actions = (key.batch, shape.horizon, shape.action_dim)
-        self.noise, self.rows, self.weight = (torch.zeros(actions, device=device) for _ in range(3))
-        self.mask = torch.zeros(actions[:2], dtype=torch.bool, device=device)
-        self.stages: dict[str, Stage] = {}
-
-    def load(self, inputs: Inputs, noise: Tensor, guide: Guide | None, given: Given | None) -> None:
-        """Put a request into the buffers."""
-        self.images.copy_(inputs.images.flatten(0, 1)[self.plan.images])
-        for name in ("tokens", "state"):
-            getattr(self, name).copy_(getattr(inputs, name))
-        self.index.copy_(self.plan.index)
-        self.valid.copy_(self.plan.valid)
-        self.noise.copy_(noise)
-        if guide is not None:
-            self.rows.copy_(guide.target)
-            self.weight.copy_(guide.weight)
-        if given is not None:
-            self.rows.copy_(given.rows)
-            self.mask.copy_(given.mask)
-
-    def run(self, alive: Callable[[], None], timing: dict[str, float]) -> Tensor:
-        result = None
-        for name in ("vision", "prefill", "denoise"):
-            alive()
-            started = time.perf_counter()
-            if name not in self.stages:
-                self.stages[name] = Stage(getattr(self, "_" + name), self.engine.device)
-            result = self.stages[name]()
-            if self.engine.device.type == "cuda":
-                torch.cuda.synchronize()
-            timing[name] = time.perf_counter() - started
-        return result.to("cpu", copy=True)
-
-    def _vision(self) -> Tensor:
-        """[M, T, W]"""
-        self.pictures = self.model.vision(self.images)
-        return self.pictures
-
-    def _prefill(self) -> Context:
-        where = Plan(self.index, self.index, self.valid, self.key.full)
-        x = self.model.pool(self.pictures, self.tokens, where)
-        self.context = self.model.with_state(self.model.prefill(x, where)[0], self.state)
-        return self.context
-
-    def _denoise(self) -> Tensor:
-        engine, x = self.engine, self.noise
-        for t, condition in zip(engine.grid, engine.conditions):
-            if self.key.mode == "guided":
-                guide = Guide(self.rows, self.weight)
-                v = guided_velocity(lambda y, c=condition: self.model.velocity(self.context, y, c), x, t, guide)
-            elif self.key.mode == "given":
-                x = torch.where(self.mask[..., None], self.rows, x)
-                v = self.model.velocity(self.context, x, self._mixed(condition))
-            else:
-                v = self.model.velocity(self.context, x, condition)
-            x = x - v / engine.steps
-        return torch.where(self.mask[..., None], self.rows, x) if self.key.mode == "given" else x
-
-    def _mixed(self, condition: Tensor) -> Tensor:
-        """The condition of each row: that of time 0 where the row is given, that of the step elsewhere."""
-        clean, mask = self.engine.conditions[-1], self.mask[..., None]  # [B, H, 1]
-        if self.engine.shape.family == "pi05":
-            mask = mask[None, ..., None]  # of [2·depth + 1, B, H, 3, W]
-        return torch.where(mask, clean, condition)
-
-
-class Stage:
-    """A function without arguments, called again and again: on CUDA recorded once as a graph, elsewhere just called."""
-
-    def __init__(self, function: Callable[[], object], device: torch.device) -> None:
-        self.function, self.graph = function, None
-        if device.type == "cuda":
-            aside = torch.cuda.Stream()
-            aside.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(aside):  # libraries allocate and choose their kernels on the first calls
-                for _ in range(3):
-                    function()
-            torch.cuda.current_stream().wait_stream(aside)
-            self.graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self.graph):
-                self.result = function()
-
-    def __call__(self) -> object:
-        if self.graph is None:
-            return self.function()
-        self.graph.replay()
-        return self.result
 
 
 def blank(shape, *, batch: int = 1, views: int = 3, prompt: int | None = None) -> Inputs:

@@ -15,7 +15,8 @@ from pi_policy_node.policy import checkpoint as checkpoints
 from pi_policy_node.policy import tune
 from pi_policy_node.policy.base import Observation, PolicyError, Prefix, Result, check_alive
 from pi_policy_node.policy.embodiment import Embodiment, from_robot, load_embodiment
-from pi_policy_node.policy.engine import Engine, Given, together
+from pi_policy_node.policy.engine import Engine, together
+from pi_policy_node.policy.lane import Given
 from pi_policy_node.policy.model import Inputs
 from pi_policy_node.policy.rtc import Ensemble, Guide, soft_mask
 from pi_policy_node.policy.tokenizer import Tokenizer

@@ -13,7 +13,8 @@ from pi_policy_node.bench import eager
 from pi_policy_node.bench.seeded import array, inputs, model
 from pi_policy_node.policy import text, tune
 from pi_policy_node.policy.base import Cancelled, DeadlineExceeded, InputError
-from pi_policy_node.policy.engine import Engine, Given
+from pi_policy_node.policy.engine import Engine
+from pi_policy_node.policy.lane import Given
 from pi_policy_node.policy.rtc import Guide
 from pi_policy_node.policy.shapes import preset
 from pi_policy_node.policy.text import choose, generate

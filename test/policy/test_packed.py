@@ -85,7 +85,7 @@ def test_what_warm_up_chooses_it_keeps():
     engine = Engine(model(shape), steps=1, threads=1, packed=True)
     engine.warm_up(views=1, prompt=5)
     assert packed.is_packed(engine.model.expert.blocks[0]) and engine.compiled is False
-    assert not tune.packing_wins(engine.model, 100, 1)  # it is packed already
+    assert not tune.packing_wins(engine.model, 100)  # it is packed already
     engine = Engine(model(shape), steps=1, threads=1)
     engine.warm_up(views=1, prompt=5)
     assert engine.packed == packed.is_packed(engine.model.expert.blocks[0])
