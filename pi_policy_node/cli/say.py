@@ -89,7 +89,7 @@ class Live:
 
     def show(self, status) -> None:
         """A task/status."""
-        step = status.subtask or status.text
+        step = status.text if status.subtask in ("", "done") else status.subtask
         bar = "" if math.isnan(status.progress) else f"  {round(20 * status.progress) * '#':.<20} {status.progress:4.0%}"
         retries = f"  (attempt {status.retries + 1})" if status.retries else ""
         if self._out.isatty():

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 
 from pi_policy_node.demo.judge import goals_of, view
-from pi_policy_node.demo.programme import choose
+from pi_policy_node.demo.programme import SCENE, choose
+from pi_policy_node.policy import mini_weights
 from pi_policy_node.robot import Kinematics, load_robot
 from pi_policy_node.sim import Simulator
-from pi_policy_node.sim.tasks import KEPT_SEEDS, draw
+from pi_policy_node.sim.tasks import KEPT_SEEDS, draw, vocabulary
 from pi_policy_node.sim.tasks.goals import At, Beside, DrawerAt, Inside, OnSurface, OnTop
 
 NAMES = ("white_bin", "red_block", "green_prism", "red_ball")
@@ -56,10 +57,19 @@ def test_the_world_is_judged_as_lockstep_judges_it():
     assert met() == [True] + [False] * (len(goals) - 1)
 
 
-def test_the_programme_is_one_that_the_judge_knows():
-    programme = choose(KEPT_SEEDS)
-    if programme.policy == "mini":
-        names = draw("clear", KEPT_SEEDS).scene.names()
-        assert all(goals_of(step.words, names) for step in programme.steps) and programme.steps[-1].words == "clear the table"
-    else:
-        assert "mini" in programme.why and all(step.moves for step in programme.steps)
+@pytest.mark.parametrize("weights", [True, False])
+def test_the_programme_is_one_that_can_be_judged(weights, monkeypatch, tmp_path):
+    file = tmp_path / "mini.safetensors"
+    monkeypatch.setattr(mini_weights, "SHIPPED", file)
+    if not weights:
+        programme = choose(KEPT_SEEDS)
+        assert programme.policy == "scripted" and str(file) in programme.why and all(s.moves for s in programme.steps)
+        return
+    file.touch()
+    for seed in range(KEPT_SEEDS, KEPT_SEEDS + 20):
+        programme, task = choose(seed), draw(SCENE, seed)
+        *singles, last = (goals_of(step.words, task.scene.names()) for step in programme.steps)
+        assert programme.policy == "mini" and not programme.why
+        assert set(last) == set(task.goals) and 1 <= len(singles) < len(task.goals)
+        assert all(len(goals) == 1 and goals[0] in task.goals for goals in singles)
+        assert all(set(step.words.split()) <= vocabulary() for step in programme.steps)
