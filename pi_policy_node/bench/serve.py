@@ -19,7 +19,8 @@ from pathlib import Path
 
 import numpy as np
 
-from pi_policy_node.bench.probe import make_served_policy
+from pi_policy_node.bench.malformed import Vandal
+from pi_policy_node.bench.served import make_served_policy
 from pi_policy_node.cli import CommandError
 from pi_policy_node.policy.base import Observation, PolicyError, Prefix
 from pi_policy_node.robot import Robot, load_robot
@@ -27,18 +28,19 @@ from pi_policy_node.robot import Robot, load_robot
 HELP = "the policy server: 32 robots at 5 Hz, batching's gain, kill and restart, a soak of 10,000 requests"
 
 FLAT = 16 << 20  # bytes; growth that still counts as flat
+ROBOTS_IN_SOAK = 8
 START_LIMIT = 120.0  # s
 RECOVERY_LIMIT = 20.0  # s from the restart; the links' longest pause is 5 s
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--policy", help="default: mini where there is one, else a stand-in network of its size")
+    parser.add_argument("--policy", help="default: mini, untrained where no weights are shipped")
     parser.add_argument("--robots", type=int, default=32)
     parser.add_argument("--hz", type=float, default=5.0, help="of each robot (default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=15.0, help="of each part (default: %(default)s)")
     parser.add_argument("--limit", type=float, default=2.0, help="longest a robot waits for an answer, s")
     parser.add_argument("--soak", type=int, nargs="?", const=10_000, default=0, metavar="REQUESTS",
-                        help="also: so many requests (10000), and what the server's memory does")
+                        help="also: so many requests (10000), a tenth malformed; what memory does")
     parser.add_argument("--json", type=Path, metavar="FILE", help="the figures as JSON as well")
 
 
@@ -93,9 +95,12 @@ class ServerProcess:
 
 def _serve(policy: str | None, robot_name: str, batch: int, port: int, out: Connection) -> None:
     import asyncio
+    import logging
 
     from pi_policy_node.policy.remote.server import Server
 
+    logging.getLogger("pi.serve").setLevel(logging.ERROR)  # a soak sends a thousand bad requests on purpose
+    logging.getLogger("websockets").setLevel(logging.CRITICAL)
     try:
         robot = load_robot(robot_name)
         served = make_served_policy(policy, robot)
@@ -216,6 +221,8 @@ def _passed(report: dict) -> bool:
         (wrong, "a reply was for another robot, or a call outlasted its limit"),
         (report["restart"]["robots_back"] < report["robots"], "not every robot came back after the restart"),
         (report.get("soak", {}).get("growth_bytes", 0) > FLAT, "the server's memory grew"),
+        (report.get("soak", {}).get("unanswered", 0), "malformed requests were not answered as the protocol has it"),
+        (report.get("soak", {}).get("errors", 0), "robots got errors while others sent malformed requests"),
     ) if bad]
     for sentence in failures:
         print(f"FAILED: {sentence}")
@@ -266,15 +273,29 @@ def _restart(server: ServerProcess, robot: Robot, args: argparse.Namespace) -> d
 
 
 def _soak(server: ServerProcess, robot: Robot, args: argparse.Namespace) -> dict:
-    fleet = Fleet(robot, server.port, 8, limit=30.0)
-    begin, warm, tally, never = time.monotonic(), Tally(), Tally(), threading.Event()
-    fleet.run(warm, hz=None, stop=never, requests=max(1, args.soak // 80))  # a tenth, to fill every cache
-    before = server.memory()
-    fleet.run(tally, hz=None, stop=never, requests=args.soak // 8)
+    """A tenth of the requests are malformed, and come at the same time as the good ones."""
+    fleet, never = Fleet(robot, server.port, ROBOTS_IN_SOAK, limit=30.0), threading.Event()
+    begin, tally, bad = time.monotonic(), Tally(), Vandal(robot, server.port)
+
+    def go(share: float) -> None:
+        malformed = threading.Thread(target=bad.run, args=(round(share * args.soak / 10), never))
+        malformed.start()
+        fleet.run(tally, hz=None, stop=never, requests=max(1, round(share * 0.9 * args.soak / ROBOTS_IN_SOAK)))
+        malformed.join()
+
+    sizes = []
+    for share in (0.1, 0.3, 0.3, 0.3):  # the first tenth fills every cache
+        go(share)
+        sizes.append(server.memory())
     fleet.close()
-    row = tally.row(time.monotonic() - begin) | {"before_bytes": before, "growth_bytes": server.memory() - before}
+    row = tally.row(time.monotonic() - begin)
+    row |= {"malformed": dict(bad.outcomes), "unanswered": bad.unanswered, "bytes": sizes,
+            "growth_bytes": sizes[-1] - sizes[0]}
     _print(f"soak of {args.soak} requests", row)
-    print(f"    the server's memory: {before / 2**20:.1f} MiB, and {row['growth_bytes'] / 2**20:+.1f} MiB after")
+    print(f"    {sum(bad.outcomes.values())} of them malformed: "
+          + ", ".join(f"{count} {what}" for what, count in bad.outcomes.items()))
+    print("    the server's memory after 10, 40, 70 and 100 %: "
+          + ", ".join(f"{size / 2**20:.1f}" for size in sizes) + " MiB")
     return row
 
 
