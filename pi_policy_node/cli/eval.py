@@ -7,11 +7,13 @@ import itertools
 import json
 import os
 import time
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from pi_policy_node.cli import CommandError
 
 HELP = "how often a policy does what it is told: success by task, delay and mode, with intervals and causes"
+LOGS = Path("out/eval")
 SPLITS = {None: "train", "pairs": "holdout_pairs", "paraphrases": "holdout_words"}
 
 
@@ -32,6 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--size", type=int, default=192, help="width of the pictures in pixels as they are drawn; 0: "
                         "as in the graph, slower (default 192)")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: one per core)")
+    parser.add_argument("--ros", action="store_true", help="through the launched ROS graph as well, on the same scenes: "
+                        "the difference, and its interval")
     parser.add_argument("--batch", type=int, default=1, help="episodes whose questions are answered together, in each "
                         "process: faster, where the policy can (default 1)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="all outcomes; interrupted, the same command goes on")
@@ -40,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from pi_policy_node.learn.evaluate import EvaluationError, Setting, evaluate, plan
-    from pi_policy_node.learn.evaluate_table import summary, table
+    from pi_policy_node.learn.evaluate_table import paired, summary, table
     from pi_policy_node.policy.base import PolicyError
     from pi_policy_node.robot import RobotError
     from pi_policy_node.sim.tasks import TaskError
@@ -56,6 +60,7 @@ def run(args: argparse.Namespace) -> int:
         setting = Setting(args.policy, _options(args.option), width=args.size, seats=args.batch)
         trials = plan(_conditions(args), args.episodes, args.seed)
         everything = evaluate(setting, trials, workers=args.workers, log=log, videos=args.videos, report=report)
+        graph = _through_graph(setting, trials, log, progress) if args.ros else []
     except (EvaluationError, PolicyError, RobotError, TaskError) as error:
         raise CommandError(str(error)) from None
     except OSError as error:
@@ -64,10 +69,14 @@ def run(args: argparse.Namespace) -> int:
         if played:
             print(f"\n{table(summary(played))}\ninterrupted" + ("; the same command goes on from here" if log else ""))
         return 130
-    rows = summary(everything)
+    rows = summary([*everything, *graph])
     print(f"\n{table(rows)}\n{_pace(played)}")
+    if graph:
+        difference, low, high = paired(*([one.outcome.success for one in some] for some in (everything, graph)))
+        print(f"graph minus lockstep, {len(graph)} pairs: {100 * difference:+.1f} points "
+              f"(95 %: {100 * low:+.1f} to {100 * high:+.1f})")
     if args.json:
-        _write(args.json, setting, rows, everything)
+        _write(args.json, setting, rows, [*everything, *graph])
         log.unlink(missing_ok=True)
         print(f"written to {args.json}")
     return 0
@@ -85,6 +94,9 @@ def _conditions(args: argparse.Namespace) -> list:
     for family in families:
         trial_task(family, args.seed, split)  # says what is wrong with the name
     modes = args.mode.split(",")
+    if args.ros and (args.mode, args.delay_ms, args.jitter_ms, args.dropout, args.disturb) != ("rtc", "0", 0.0, 0.0, False):
+        raise CommandError("--ros: the graph has delays of its own, and nothing that goes wrong on purpose: leave out "
+                           "--mode, --delay-ms, --jitter-ms, --dropout and --disturb")
     if not set(modes) <= set(MODES):
         raise CommandError(f"--mode {args.mode}: there are {', '.join(MODES)}")
     delays, replans = _numbers("--delay-ms", args.delay_ms, 0, 2000), _numbers("--replan-ms", args.replan_ms, 20, 2000)
@@ -120,6 +132,29 @@ def _options(texts: list[str]) -> dict[str, object]:
     return chosen
 
 
+def _through_graph(setting, trials: list, log: Path | None, progress: _Progress) -> list:
+    """The same trials, one after another, in a graph of its own."""
+    from pi_policy_node.environment import claim_domain, ros_environment
+    from pi_policy_node.learn.evaluate import Played, append_log, read_log
+
+    graph = {trial.key: replace(trial, condition=replace(trial.condition, mode="graph")) for trial in trials}
+    done = read_log(log, setting) if log else {}
+    left = [trial for trial in trials if graph[trial.key].key not in done]
+    if left:
+        with claim_domain() as domain:
+            os.environ.update(ros_environment(domain=domain.id))
+            from pi_policy_node.cli.eval_graph import launched
+
+            print(f"starting the graph (what its nodes say: {LOGS / 'launch.log'})", flush=True)
+            with launched(setting, LOGS) as robot:
+                for k, one in enumerate(robot.play(left), start=1):
+                    done[one.trial.key] = one.outcome
+                    if log:
+                        append_log(log, setting, [one])
+                    progress.say(one, len(left) - k)
+    return [Played(trial, done[trial.key]) for trial in graph.values()]
+
+
 class _Progress:
     """A line now and then."""
 
@@ -152,8 +187,6 @@ def _pace(played: list) -> str:
 
 
 def _write(file: Path, setting, rows: list[dict], everything: list) -> None:
-    from dataclasses import asdict
-
     whole = {"setting": asdict(setting), "table": rows,
              "episodes": [{**asdict(one.trial.condition), **asdict(one.outcome)} for one in everything]}
     part = file.with_name(f".{file.name}.{os.getpid()}")

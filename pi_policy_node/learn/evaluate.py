@@ -78,14 +78,14 @@ def evaluate(setting: Setting, trials: Sequence[Trial], *, workers: int, log: Pa
     log: outcomes are added there one by one. videos: a folder for films of failures. report: told of each episode, and
     how many are left.
     """
-    done = _read(log, setting) if log else {}
+    done = read_log(log, setting) if log else {}
     size = ROUNDS * setting.seats if setting.seats > 1 else 1  # what is played together comes out together
     groups = [tuple(trials[k:k + size]) for k in range(0, len(trials), size)]
     groups = [group for group in groups if any(trial.key not in done for trial in group)]
     left = sum(map(len, groups))
     for together in _play(setting, groups, workers, videos):
         if log:
-            _append(log, setting, together)
+            append_log(log, setting, together)
         for played in together:
             done[played.trial.key] = played.outcome
             left -= 1
@@ -169,7 +169,8 @@ def _head(setting: Setting) -> dict:
                                   "changed": [file.stat().st_mtime for file in files]}))
 
 
-def _append(log: Path, setting: Setting, together: Sequence[Played]) -> None:
+def append_log(log: Path, setting: Setting, together: Sequence[Played]) -> None:
+    """Adds outcomes."""
     with open(log, "a", encoding="utf-8") as file:
         if file.tell() == 0:
             file.write(json.dumps(_head(setting)) + "\n")
@@ -177,7 +178,8 @@ def _append(log: Path, setting: Setting, together: Sequence[Played]) -> None:
             file.write(json.dumps([asdict(played.trial.condition), played.trial.seed, asdict(played.outcome)]) + "\n")
 
 
-def _read(log: Path, setting: Setting) -> dict[str, Outcome]:
+def read_log(log: Path, setting: Setting) -> dict[str, Outcome]:
+    """Outcomes by their trials' keys; EvaluationError where they are of something else."""
     if not log.exists():
         return {}
     lines = log.read_text(encoding="utf-8").split("\n")

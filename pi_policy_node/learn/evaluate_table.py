@@ -25,6 +25,23 @@ def wilson(good: int, of: int) -> tuple[float, float]:
     return max(0.0, middle - half), min(1.0, middle + half)
 
 
+def paired(one: Sequence[bool], other: Sequence[bool]) -> tuple[float, float, float]:
+    """How much more often the other succeeds on the same episodes, and the 95 % interval (Newcombe's, for pairs)."""
+    n = len(one)
+    both, first, second = (sum(x == a and y == b for x, y in zip(one, other))
+                           for a, b in ((True, True), (True, False), (False, True)))
+    neither = n - both - first - second
+    product = (both + second) * (first + neither) * (both + first) * (second + neither)
+    shared = both * neither - first * second
+    shared = max(shared - n / 2, 0.0) if shared > 0 else shared
+    phi = shared / math.sqrt(product) if product else 0.0
+    (low1, high1), (low2, high2) = wilson(both + second, n), wilson(both + first, n)
+    rate1, rate2 = (both + second) / n, (both + first) / n
+    down, up = (rate1 - low1, high2 - rate2), (high1 - rate1, rate2 - low2)
+    apart = [math.sqrt(max(a * a - 2 * phi * a * b + b * b, 0.0)) for a, b in (down, up)]
+    return rate1 - rate2, rate1 - rate2 - apart[0], rate1 - rate2 + apart[1]
+
+
 def summary(played: Sequence[Played]) -> list[dict]:
     """A row for each condition, in the order in which they first come."""
     groups: dict[Condition, list[Played]] = {}

@@ -13,7 +13,7 @@ from pi_policy_node.__main__ import main
 from pi_policy_node.learn.evaluate import EvaluationError, Setting, Trial, evaluate, plan, trial_task
 from pi_policy_node.learn.evaluate_modes import Ensemble, Limits, Rtc, Sync
 from pi_policy_node.learn.evaluate_play import Condition, Outcome, Player
-from pi_policy_node.learn.evaluate_table import summary, table, wilson
+from pi_policy_node.learn.evaluate_table import paired, summary, table, wilson
 from pi_policy_node.learn.evaluate_watch import CAUSES
 from pi_policy_node.policy.base import PolicyError, Result
 from pi_policy_node.robot import load_robot
@@ -230,6 +230,17 @@ def test_wilson(good, of, low, high):
     assert wilson(good, of) == pytest.approx((low, high), abs=1e-4)
 
 
+@pytest.mark.parametrize("counts, expected", [
+    ((36, 2, 12, 0), (0.2, 0.0569, 0.3404)),  # Newcombe 1998, table II
+    ((60, 0, 0, 0), (0.0, -0.0602, 0.0602)),
+])
+def test_the_interval_of_a_difference(counts, expected):
+    pairs = [pair for pair, count in zip(((1, 1), (1, 0), (0, 1), (0, 0)), counts) for _ in range(count)]
+    one, other = ([bool(x) for x in side] for side in zip(*pairs))
+    assert paired(one, other) == pytest.approx(expected, abs=1e-4)
+    assert paired(other, one)[1:] == pytest.approx([-x for x in expected[:0:-1]], abs=1e-4)
+
+
 def _outcome(**changes) -> Outcome:
     plain = dict(seed=1, instruction="", success=True, met=1.0, ended="succeeded", reason="", cause="",
                  right_first=True, lifted=(), subtasks=(), events=(), seconds=10.0, rows=500, limited=0, held=0, asked=50, thinking=0.02,
@@ -353,7 +364,7 @@ def test_side_by_side_comes_to_the_same_in_any_number_of_processes(quick, tmp_pa
     (["--tasks", "juggle"], "no task family is called 'juggle'"), (["--mode", "slow"], "there are rtc, sync, ensemble"),
     (["--delay-ms", "fast"], "numbers with commas"), (["--episodes", "0"], "--episodes must be between 1"),
     (["--tasks", "drive", "--holdout", "pairs"], "no held-out pairs"), (["--policy", "nobody"], "no policy 'nobody'"),
-    (["--option", "weights"], "NAME=VALUE"), (["--policy", FIDGET.policy, "--option", "speed=3"], "speed")])
+    (["--option", "weights"], "NAME=VALUE"), (["--ros", "--disturb"], "leave out"), (["--policy", FIDGET.policy, "--option", "speed=3"], "speed")])
 def test_wrong_arguments_are_told(arguments, words, capsys):
     assert main(["eval", "--workers", "1", *arguments]) == 2
     assert words in capsys.readouterr().err

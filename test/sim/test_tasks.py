@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from pi_policy_node.robot import load_robot
-from pi_policy_node.sim import Simulator
+from pi_policy_node.sim import SceneError, Simulator, sample
 from pi_policy_node.sim.tasks import DONE, FAMILIES, SPLITS, TaskError, draw, look, vocabulary
 from pi_policy_node.sim.tasks.goals import Inside, OnTop
 from pi_policy_node.sim.tasks.language import HOLDOUT, HOLDOUT_THINGS, WORDS, templates
@@ -161,3 +163,12 @@ def _fits(said: str, template: str) -> bool:
     """Whether these words can come from that template."""
     fixed = [w for w in template.split() if "{" not in w and w not in ("in", "into")]
     return set(fixed) <= set(said.split())
+
+
+def test_the_scene_of_a_task_has_a_name_among_all_scenes():
+    for split in ("train", "holdout_words"):
+        scene = draw("put", 7, split).scene
+        assert sample(f"put/{split}", 7) == replace(scene, name=f"put/{split}")
+    assert sample("put", 7).items == sample("put/train", 7).items != sample("put", 8).items
+    with pytest.raises(SceneError, match="no scene is called 'put/weekend'"):
+        sample("put/weekend", 0)
