@@ -16,7 +16,7 @@ from pi_policy_node.control.clock import MotionClock
 from pi_policy_node.control.gate import Gate, NotFinite
 from pi_policy_node.control.modes import Cause, Code, Mode
 from pi_policy_node.control.report import Output, Status
-from pi_policy_node.control.senses import Senses
+from pi_policy_node.control.senses import Grip, Senses
 from pi_policy_node.control.shaper import Shaper
 from pi_policy_node.control.supervisor import Supervisor
 from pi_policy_node.control.timeline import Chunk, Refused, Timeline
@@ -38,10 +38,13 @@ class Bridge:
         self.clock = MotionClock()
         self.supervisor = Supervisor(robot.heartbeat_timeout)
         self._gate = Gate(robot)
+        self._grip = Grip(robot)
         self.restart()
 
     def restart(self) -> None:
-        """As if new, at rest where the robot is found; but what was latched, ended or counted stays so."""
+        """As if new, at rest where the robot is found; but what was latched, ended, counted or gripped stays so."""
+        if self.shaper.window is not None and self.senses.state is not None:
+            self._grip.remember(self._command(), self.senses.state)
         self.shaper.clear()
         self.timeline.clear()
         self.senses = Senses(self.robot)
@@ -145,7 +148,7 @@ class Bridge:
         self.senses.tick(steady)
         time = self.clock.time
         if self.shaper.window is None and self.senses.state is not None and self.clock.started:
-            self.shaper.start(time, self.senses.state)
+            self.shaper.start(time, self._grip.place(self.senses.state))
         self._watch(steady)
         if self.shaper.window is None:
             return Output(None, None, True)

@@ -14,6 +14,7 @@ from pi_policy_node.robot import Robot, RobotError
 OWN_STALL = 0.05  # s: of a longer gap between two ticks, only this much is held against the robot
 CAMERA_PATIENCE = 0.3  # s that a camera may be in trouble before it is a fault: one image that is late is none
 TRACKING_TIME = 0.1  # s for which a joint must be too far from its command
+SAME_GRIP = 0.05  # of a gripper's range: measured this near to where it was, it still holds what it held
 SETTLED = 0.01  # rad or m between two measurements a little apart, below which the robot stands still
 
 
@@ -141,3 +142,19 @@ class Senses:
     def expected(self, command: np.ndarray) -> np.ndarray:
         """[A] where the robot is; its grippers are taken to be where they were told to be, as they may be squeezing."""
         return command if self.state is None else np.where(self._robot.is_gripper, command, self.state)
+
+
+class Grip:
+    """What the grippers were told before a restart: one that holds something must go on squeezing it."""
+
+    def __init__(self, robot: Robot) -> None:
+        self._robot = robot
+        self._command = self._measured = np.full(len(robot.action_names), np.nan)
+
+    def remember(self, command: np.ndarray, measured: np.ndarray) -> None:
+        self._command, self._measured = command, measured
+
+    def place(self, measured: np.ndarray) -> np.ndarray:
+        """[A] where the robot is; grippers that have not moved since are where they were told to be."""
+        kept = self._robot.is_gripper & (np.abs(measured - self._measured) < SAME_GRIP)
+        return np.where(kept, self._command, measured)

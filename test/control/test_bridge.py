@@ -479,3 +479,24 @@ def test_restart_forgets_motion_and_keeps_the_latch(rig):
     rig.bridge.restart()
     rig.run(0.3)
     assert rig.status.code == Code.STOP_SERVICE and rig.status.latched
+
+
+@pytest.mark.parametrize("moved, told", [(0.0, 0.0), (0.3, 0.75)])
+def test_a_grasp_outlives_a_restart_unless_the_gripper_has_moved(rig, moved, told):
+    rig.run(0.2)
+    rig.give()
+    rows = rig.still()
+    rows[:, 6] = 0.0
+    rig.policy = lambda time: rows[0]
+    rig.run(1.5)
+    rig.policy, rig.follows = None, False
+    rig.place[6] = 0.45  # a block is in the way
+    rig.rests(2.0)
+    rig.bridge.restart()
+    rig.place[6] += moved  # somebody else opens it meanwhile
+    rig.run(0.3)
+    assert rig.output.action[6] == pytest.approx(told, abs=0.002)
+    rig.give("b")
+    assert not rig.chunk(np.where(np.arange(18) == 6, told, rig.still()))
+    rig.run(0.2)
+    assert rig.status.mode == Mode.RUNNING and rig.output.action[6] == pytest.approx(told, abs=0.002)
