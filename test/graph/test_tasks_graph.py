@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from harness import RobotUnderTest, again, small_robot
+from lifecycle_msgs.msg import Transition
 from rclpy.action import ActionClient
 
 from pi_msgs.action import ExecuteTask
@@ -227,3 +228,16 @@ def test_an_unknown_step_is_refused_and_the_task_goes_on(robot):
     robot.wait(lambda: any(status.state == TaskStatus.REFUSED for status in robot.tasks), 3, "the refusal")
     moves(robot)
     robot.wait(lambda: robot.task.id == task and robot.task.state == TaskStatus.RUNNING, 3, "the task to be shown again")
+
+
+@again
+def test_deactivation_waits_for_no_policy(robot):
+    robot.run("hang and wave")
+    robot.wait(lambda: robot.policy.code == PolicyStatus.DEADLINE_MISSED, 8, "a policy that hangs")
+    begin = time.monotonic()
+    robot.lifecycle("policy", Transition.TRANSITION_DEACTIVATE)
+    took = time.monotonic() - begin
+    robot.lifecycle("policy", Transition.TRANSITION_ACTIVATE)
+    assert took < 1.5, f"it took {took:.2f} s; the policy's answer takes 2 s"
+    robot.rest(begin, BRAKE)
+    robot.run()
