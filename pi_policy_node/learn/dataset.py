@@ -120,7 +120,8 @@ class Demonstrations:
             "state": e.state, "tools": labels.tools.reshape(len(e.state), -1), "action": e.action, "clean": e.clean,
             "step": frames + before, "last": np.full(len(frames), before + len(e.state) - 1),
             "episode": np.full(len(frames), number), "seed": np.full(len(frames), e.seed), "said": words[frames],
-            "often": np.where(frames < BEGIN_OF_ALL, 4.0, np.where(apart < NEAR, 2.0, 1.0)), "progress": e.progress[frames], "arm": labels.arm[frames],
+            "often": np.where(frames < BEGIN_OF_ALL, 4.0, np.where(apart < NEAR, 2.0, 1.0)),
+            "progress": e.progress[frames], "arm": labels.arm[frames],
             "reach": labels.reach[frames], "base": labels.base[frames],
         }
         for eye, camera in CAMERAS.items():

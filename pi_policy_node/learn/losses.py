@@ -28,6 +28,7 @@ class Weights:
     reach: float = 0.3
     base: float = 0.2
     cells: float = 0.1
+    glances: float = 0.3
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -48,13 +49,18 @@ def losses(model: Mini, batch: Batch, *, repeats: int, latest: int, generator: t
         "reach": _mean(F.smooth_l1_loss(told["reach"], batch.reach.nan_to_num(), reduction="none", beta=0.1).mean(1),
                        act & known),
         "base": _mean(F.smooth_l1_loss(told["base"], batch.base, reduction="none", beta=0.1).mean(1), act),
-        "cells": sum(_mean(F.cross_entropy(chart.float(), batch.cells[eye].clamp(min=0), reduction="none"),
-                           act & (batch.cells[eye] >= 0)) for eye, chart in scene.maps.items()),
+        "cells": pointing(scene.maps, batch, act),
     }
     if batch.asked:
         logits, _ = model.say(_rows(scene, slice(0, batch.asked)), batch.said[:, :-1])
         result["words"] = F.cross_entropy(logits.float().flatten(0, 1), batch.said[:, 1:].flatten(), ignore_index=PAD)
     return result
+
+
+def pointing(maps: dict[str, Tensor], batch: Batch, which: Tensor) -> Tensor:
+    """How far the maps are from where the hand will open or close, over the eyes that see the place."""
+    return sum(_mean(F.cross_entropy(chart.float(), batch.cells[eye].clamp(min=0), reduction="none"),
+                     which & (batch.cells[eye] >= 0)) for eye, chart in maps.items())
 
 
 def _actions(model: Mini, scene: Scene, batch: Batch, repeats: int, latest: int, generator: torch.Generator) -> Tensor:

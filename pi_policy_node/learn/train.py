@@ -24,7 +24,7 @@ import torch.distributed as dist
 
 from pi_policy_node.learn import curves
 from pi_policy_node.learn.dataset import CAMERAS, Demonstrations, vocabulary
-from pi_policy_node.learn.losses import evaluate, losses
+from pi_policy_node.learn.losses import evaluate, losses, pointing
 from pi_policy_node.learn.recipe import TrainingRecipe
 from pi_policy_node.policy import mini_weights
 from pi_policy_node.policy.mini_model import Mini
@@ -191,6 +191,8 @@ class Worker:
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
         with torch.autocast(device.partition(":")[0], dtype=torch.bfloat16):
             parts = losses(self.model, batch, repeats=recipe.repeats, latest=recipe.latest, generator=generator)
+            if recipe.glances:
+                parts["glances"] = self._glance(rng)
             total = sum(getattr(recipe.loss, name) * value for name, value in parts.items())
         self.optimizer.zero_grad()
         total.backward()
@@ -204,6 +206,13 @@ class Worker:
         with torch.no_grad():
             torch._foreach_lerp_(list(self.average.values()), list(self.model.parameters()), 1 - keep)
         return {name: float(value.detach()) for name, value in parts.items()}
+
+    def _glance(self, rng: np.random.Generator) -> torch.Tensor:
+        """Further frames that are only looked at: a seventh of the work, and finding things takes the most practice."""
+        count = self.recipe.glances // self.run.workers
+        frames = np.searchsorted(self._chances, rng.random(count)).clip(0, len(self.data) - 1)
+        batch = self.data.batch(frames, 0, self.words, self.scales, rng=rng).to(self.run.device)
+        return pointing(self.model.point(batch.look), batch, torch.ones_like(batch.arm, dtype=torch.bool))
 
     def _share_gradients(self) -> None:
         if self.run.workers == 1:

@@ -37,8 +37,8 @@ class MiniPolicy:
     """Pictures, a state and words -> rows, the words of the subtask, and how far it is. One thread at a time."""
 
     takes_subtask = True  # `Observation.subtask` is not mixed up with the prompt
-    understood = ("sentences like 'put the red block in the blue bin', 'stack the ball on the brick', 'move the ball next to "
-                  "the prism', 'open the drawer', 'drive to the counter', 'clear the table' (docs/tasks.md)")
+    understood = ("sentences like 'put the red block in the blue bin', 'stack the ball on the brick', 'move the ball next "
+                  "to the prism', 'open the drawer', 'drive to the counter', 'clear the table' (docs/tasks.md)")
 
     def __init__(
         self,

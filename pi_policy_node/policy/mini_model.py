@@ -76,6 +76,7 @@ class Eye(nn.Module):
         self.position = nn.Parameter(0.02 * torch.randn(shape.tokens, width))
         if shape.points:
             self.maps = nn.Conv2d(channels, shape.points, 1)
+            self.query = nn.Linear(width, shape.points * channels)
             self.places = nn.Linear(3 * shape.points, width)
         y, x = torch.meshgrid(torch.linspace(-1, 1, rows), torch.linspace(-1, 1, columns), indexing="ij")
         self.register_buffer("grid", torch.stack((x.flatten(), y.flatten()), -1), persistent=False)
@@ -90,7 +91,9 @@ class Eye(nn.Module):
         if not self.shape.points:
             return tokens, None, None
         with torch.autocast(x.device.type, enabled=False):  # bfloat16 would round places to half a pixel
-            maps = self.maps(x.float()).flatten(2)  # [N, points, cells]
+            x = x.float()
+            query = self.query(wanted.float()).unflatten(1, (self.shape.points, -1))  # [N, points, C]
+            maps = self.maps(x).flatten(2) + query @ x.flatten(2)  # [N, points, cells]
             shares = maps.softmax(-1)
             sure = (shares * shares).sum(-1, keepdim=True)
             places = self.places(torch.cat((shares @ self.grid, sure), -1).flatten(1))
@@ -180,6 +183,11 @@ class Mini(nn.Module):
             if chart is not None:
                 maps[eye] = chart
         return torch.cat(tokens, 1), maps
+
+    def point(self, look: Look) -> dict[str, Tensor]:
+        """The maps alone: where what the subtask names is, as each eye sees it."""
+        words, there = self.embed(look.subtask), look.subtask != PAD
+        return self._eyes(look, self.reader(words + self.roles[1], there))[1]
 
     # ---- words out
 

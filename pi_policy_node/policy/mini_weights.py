@@ -59,7 +59,8 @@ def load(file: Path) -> Weights:
         raise CheckpointError(f"{file}: its description is damaged ({error})") from None
     names = {name.removeprefix("model.") for name in stored if name.startswith("model.")}
     if names != set(wanted):
-        raise CheckpointError(f"{file}: of its shape's tensors, {', '.join(sorted(names ^ set(wanted))[:4])} do not fit")
+        wrong = ", ".join(sorted(names ^ set(wanted))[:4])
+        raise CheckpointError(f"{file}: it lacks, or has too many, tensors of its shape: {wrong}")
     for name, value in wanted.items():
         entry = stored[f"model.{name}"]
         if entry.shape != tuple(value.shape):
