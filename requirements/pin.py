@@ -23,7 +23,7 @@ PLATFORMS = tuple(
 
 BASE = (
     "torch==2.13.0",
-    "numpy", "scipy", "opencv-python-headless", "pillow", "pyyaml", "xacro", "mujoco", "mink", "ruckig", "daqp",
+    "numpy", "opencv-python-headless", "pillow", "pyyaml", "xacro", "mujoco",
     "safetensors", "sentencepiece", "websockets", "msgpack",
     "pytest", "hypothesis",
     "setuptools<80",  # colcon's --symlink-install wants `setup.py develop`, which later ones dropped

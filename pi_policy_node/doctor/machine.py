@@ -12,7 +12,7 @@ from pi_policy_node.doctor import Check, Finding
 from pi_policy_node.doctor._ask import ask
 from pi_policy_node.environment import checkout
 
-PACKAGES = ("numpy", "cv2", "torch", "mujoco", "mink", "ruckig", "safetensors", "xacro", "yaml")
+PACKAGES = ("numpy", "cv2", "torch", "mujoco", "safetensors", "xacro", "yaml")
 
 
 def python() -> Iterator[Finding]:
