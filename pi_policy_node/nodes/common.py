@@ -18,6 +18,7 @@ import rclpy.duration
 from builtin_interfaces.msg import Duration, Time
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
+from rclpy.action import ActionClient, ActionServer
 from rclpy.clock import Clock, ClockType
 from rclpy.exceptions import InvalidHandle
 from rclpy.executors import ExternalShutdownException
@@ -215,6 +216,11 @@ class ManagedNode(LifecycleNode):
         self.close()
         return TransitionCallbackReturn.SUCCESS
 
+    def destroy_node(self) -> None:
+        super().destroy_node()
+        # It holds the node: until it goes, the middleware's files stay in shared memory, 50 MB of them, for ever.
+        self._state_machine.destroy_when_not_in_use()
+
     def close(self) -> None:
         """Comes to a safe end from any state."""
         if self.active:
@@ -295,6 +301,8 @@ def main(node_class: Callable[[], Node]) -> NoReturn:
             if isinstance(node, ManagedNode):
                 node.close()
             if node is not None:
+                for action in [one for one in node.waitables if isinstance(one, (ActionClient, ActionServer))]:
+                    action.destroy()  # they hold the node as well
                 node.destroy_node()
             rclpy.try_shutdown()
         except Exception as error:

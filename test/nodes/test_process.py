@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -41,3 +43,23 @@ def test_a_user_without_the_right_runs_as_before():
     code = Path(_process.__file__).read_text() + "\nask_for_priority(-5)\nprint(os.getpriority(os.PRIO_PROCESS, 0))\n"
     done = subprocess.run([*run, code], capture_output=True, text=True)
     assert (done.returncode, done.stdout.strip()) == (0, str(os.getpriority(os.PRIO_PROCESS, 0))), done.stderr
+
+
+@pytest.mark.parametrize("name", ["bringup", "camera_ingest", "commander", "hardware_bridge", "policy", "sim"])
+def test_a_node_that_was_stopped_leaves_nothing_in_shared_memory(domain, name):
+    """Fast DDS takes some 50 MB of it for each process; what is left there fills the machine's memory in a day."""
+    before = set(os.listdir("/dev/shm"))
+    node = subprocess.Popen([sys.executable, "-m", f"pi_policy_node.nodes.{name}"], stdout=subprocess.PIPE,
+                            stderr=subprocess.STDOUT, text=True)
+    try:
+        end = time.monotonic() + 30.0
+        while not any(f"fastdds_port{port}" in file for file in set(os.listdir("/dev/shm")) - before
+                      for port in range(7400 + 250 * domain, 7650 + 250 * domain)):
+            assert time.monotonic() < end and node.poll() is None, f"{name} did not start"
+            time.sleep(0.05)
+        node.send_signal(signal.SIGINT)
+        output, _ = node.communicate(timeout=20)
+    finally:
+        node.kill()
+    assert node.returncode == 0, output
+    assert set(os.listdir("/dev/shm")) - before == set()
