@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import time
 from dataclasses import dataclass
 from functools import partial
@@ -93,3 +94,8 @@ def available_gb() -> float:
         if line.startswith("MemAvailable:"):
             return int(line.split()[1]) / 1e6
     return float("inf")
+
+
+def peak_gb() -> float:
+    """The most memory that this process has had."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import statistics
 import time
 from collections.abc import Callable
@@ -12,8 +11,8 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from pi_policy_node.bench import eager
-from pi_policy_node.bench.floor import available_gb, floor, measure
+from pi_policy_node.bench import eager, mini
+from pi_policy_node.bench.floor import available_gb, floor, measure, peak_gb
 from pi_policy_node.cli import CommandError
 from pi_policy_node.policy import tune
 from pi_policy_node.policy.checkpoint import empty
@@ -28,7 +27,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--preset", choices=PRESETS, default="mini")
+    parser.add_argument("--preset", choices=(*PRESETS, "mini"), help="default: mini, on CUDA pi0")
     parser.add_argument("--views", type=int, default=3, help="cameras that are there")
     parser.add_argument("--prompt", type=int, default=20, metavar="N", help="tokens of the prompt")
     parser.add_argument("--steps", type=int, default=10, help="of denoising")
@@ -49,6 +48,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    args.preset = args.preset or ("pi0" if args.device == "cuda" else "mini")
+    if args.preset == "mini":
+        return of_mini(args)
     shape, device = PRESETS[args.preset], torch.device(args.device)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise CommandError("there is no CUDA device here (or this torch was built without CUDA)")
@@ -102,6 +104,14 @@ def run(args: argparse.Namespace) -> int:
         report["eager_ms"] = measured["eager"]
         report["times_faster"] = {k: measured["eager"][k] / measured["engine"][k] for k in ("median", "best", "cpu")}
     print(json.dumps(report, indent=1) if args.json else text(report))
+    return 0
+
+
+def of_mini(args: argparse.Namespace) -> int:
+    if args.device != "cpu" or args.against:
+        raise CommandError("mini runs on the CPU, and has no eager form of somebody else's to be measured against")
+    report = mini.report(threads=args.threads, repeat=args.repeat)
+    print(json.dumps(report, indent=1) if args.json else mini.text(report))
     return 0
 
 
@@ -235,9 +245,7 @@ def name(device: torch.device) -> str:
 
 
 def peak(device: torch.device) -> float:
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated() / 1e9
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+    return torch.cuda.max_memory_allocated() / 1e9 if device.type == "cuda" else peak_gb()
 
 
 def text(r: dict) -> str:

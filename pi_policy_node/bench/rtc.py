@@ -37,7 +37,7 @@ TINY = Shape(
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--preset", choices=PRESETS, default="mini", help="for the costs")
+    parser.add_argument("--preset", choices=PRESETS, default="quarter05", help="for the costs")
     parser.add_argument("--views", type=int, default=3)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--dtype", choices=DTYPES, default="fp32")

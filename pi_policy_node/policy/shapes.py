@@ -108,15 +108,6 @@ _SMALL = Shape(  # the goldens' size: everything there, nothing large
     vocabulary=1024,
     prompt_tokens=48,
 )
-_MINI = Shape(  # a few million parameters, for a laptop
-    name="mini",
-    family="pi05",
-    vision=VisionShape(width=128, depth=4, mlp=512, heads=4, image=96, patch=12),
-    vlm=GemmaShape(width=160, depth=6, mlp=640, heads=4, head_dim=32),
-    expert=GemmaShape(width=128, depth=6, mlp=512, heads=4, head_dim=32),
-    vocabulary=1024,
-    prompt_tokens=96,
-)
 _QUARTER = Shape(  # pi0 with every width a quarter: its proportions where its 13 GB do not fit
     name="quarter",
     family="pi0",
@@ -132,7 +123,6 @@ PRESETS = {
     for shape in (
         _PI0,
         replace(_PI0, name="pi05", family="pi05", prompt_tokens=200),
-        _MINI,
         _SMALL,
         replace(_SMALL, name="small05", family="pi05", prompt_tokens=200),
         _QUARTER,

@@ -88,3 +88,10 @@ def test_a_lean_model_is_the_model(name, dtype):
 
 def test_every_measurement_is_listed():
     assert {"policy", "parity", "rtc"} <= measurements().keys() and all(measurements().values())
+
+
+def test_bench_policy_knows_mini(capsys):
+    assert main(["bench", "policy", "--preset", "mini", "--threads", "1", "--repeat", "2", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["ms"].keys() >= {"prepare", "say", "act", "total"} and report["ratio_to_floor"] > 1
+    assert main(["bench", "policy", "--preset", "mini", "--against", "eager"]) == 2

@@ -190,6 +190,17 @@ def test_one_bad_request_does_not_take_its_batch_down():
             peer.close()
 
 
+def test_actions_that_are_not_finite_are_not_sent():
+    class Diverged(Echo):
+        def infer(self, obs, **options):
+            result = super().infer(obs, **options)
+            result.actions[3, 2] = float("nan")
+            return result
+
+    with ServerThread(Server(Diverged(), ROBOT, port=0)) as port, Peer(port) as peer:
+        assert "not finite" in peer.ask(request(number=1))["pi"]["error"]
+
+
 def test_a_policy_that_remembers_gets_one_instance_per_robot():
     made = []
     with ServerThread(Server(Echo(), ROBOT, port=0, make_own=lambda: made.append(Echo()) or made[-1])) as port:

@@ -10,7 +10,9 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from pi_policy_node.policy.base import DeadlineExceeded, Observation, Policy, Prefix, Result
+import numpy as np
+
+from pi_policy_node.policy.base import DeadlineExceeded, Observation, Policy, PolicyError, Prefix, Result
 
 
 @dataclass(eq=False)
@@ -66,7 +68,7 @@ class Batcher:
                 self.batches += 1
                 self.served += len(batch)
                 for request, result in zip(batch, results):
-                    settle(request.answer, result)
+                    settle(request.answer, checked(result))
         finally:
             self._worker.shutdown(wait=False, cancel_futures=True)
 
@@ -124,6 +126,13 @@ class Batcher:
                                 cancel=request.cancel)
         except Exception as error:
             return error
+
+
+def checked(result: Result | Exception) -> Result | Exception:
+    """No robot is sent what it could not follow: a state far outside of all sense may come out as NaN."""
+    if isinstance(result, Result) and not np.isfinite(result.actions).all():
+        return PolicyError("the policy's actions are not finite; is the state what this robot can be in?")
+    return result
 
 
 def settle(answer: asyncio.Future, result: Result | Exception) -> None:

@@ -1,0 +1,88 @@
+"""How fast mini answers here: the shipped weights, or random ones of its size where none are shipped."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from pi_policy_node.bench.floor import measure, peak_gb
+from pi_policy_node.bench.served import make_served_policy
+from pi_policy_node.policy.base import Observation
+from pi_policy_node.policy.mini import MiniPolicy
+from pi_policy_node.robot import load_robot
+
+WORDS = "put the red block in the blue bin"
+
+
+def report(*, threads: int | None, repeat: int | None) -> dict:
+    """ms by stage. The floor counts every product and every weight once per pass, at this device's peak rates."""
+    before = torch.get_num_threads()
+    threads = threads or 1  # on layers this small threads wait for each other longer than they work
+    torch.set_num_threads(threads)
+    try:
+        robot = load_robot("pi_mobile")
+        policy = make_served_policy(None, robot)
+        policy.warm_up()
+        rng = np.random.default_rng(0)
+        images = {name: rng.integers(0, 256, (*robot.image_size, 3), np.uint8) for name in policy.cameras}
+        taken: dict[str, list[float]] = {}
+        for i in range(repeat or 50):  # each time as if the words were new: the subtask is chosen again
+            policy.reset()
+            timing = policy.infer(Observation(images, robot.home, WORDS, float(i))).timing
+            for stage, seconds in timing.items():
+                taken.setdefault(stage, []).append(1e3 * seconds)
+        ms = {stage: statistics.median(values) for stage, values in taken.items()}
+        floors = floor(policy, Observation(images, robot.home, WORDS, 0.0), threads)
+    finally:
+        torch.set_num_threads(before)
+    return {"preset": "mini", "weights": policy.name, "device": "cpu", "dtype": "float32", "threads": threads,
+            "views": len(policy.cameras), "steps": policy._steps, "horizon": policy.horizon,
+            "parameters": sum(p.numel() for p in policy.model.parameters()), "ms": ms, "floor": floors,
+            "ratio_to_floor": (ms["say"] + ms["act"]) / floors["total_ms"], "peak_memory_gb": peak_gb()}
+
+
+def floor(policy: MiniPolicy, obs: Observation, threads: int) -> dict[str, float]:
+    """ms: the larger of bytes and FLOPs."""
+    here, model = measure(torch.device("cpu"), torch.float32, threads), policy.model
+    with torch.inference_mode():
+        pictures, seen = policy._pictures(obs)
+        look = policy._look([obs.prompt], [""], pictures, seen, np.asarray(obs.state)[None])
+        scene = model.see(look, drop=True)
+        said, shape = sum(map(len, model.speak(scene))) + 1, model.shape
+        noise = torch.zeros(1, shape.knots, shape.action_dim)
+        flops = {
+            "see": _flops(lambda: model.see(look, drop=True)),
+            "speak": _flops(lambda: model.speak(scene)),
+            "act": _flops(lambda: model.act(scene, noise, steps=policy._steps)),
+        }
+    count = {name: sum(p.numel() for p in part.parameters()) for name, part in model.named_children()}
+    weights = {"see": sum(count.values()) - count["expert"], "speak": said * count["vlm"],
+               "act": policy._steps * count["expert"]}
+    passes = {name: 1e3 * max(4 * weights[name] / here.bytes, flops[name] / here.flops) for name in flops}
+    return {"say_ms": passes["see"] + passes["speak"], "act_ms": passes["see"] + passes["act"],
+            "total_ms": 2 * passes["see"] + passes["speak"] + passes["act"],
+            "gflops": here.flops / 1e9, "gbytes": here.bytes / 1e9}
+
+
+def _flops(call: Callable[[], object]) -> int:
+    with FlopCounterMode(display=False) as counter:
+        call()
+    return counter.get_total_flops()
+
+
+def text(r: dict) -> str:
+    ms, f = r["ms"], r["floor"]
+    return "\n".join((
+        f"{r['weights']}, {r['parameters'] / 1e6:.1f} M parameters, {r['views']} views, {r['steps']} steps, "
+        f"{r['horizon']} rows; cpu, float32, {r['threads']} threads",
+        f"  prepare  {ms['prepare']:10.2f} ms",
+        f"  say      {ms['say']:10.2f} ms    floor {f['say_ms']:10.2f}    (look, and choose the subtask's words)",
+        f"  act      {ms['act']:10.2f} ms    floor {f['act_ms']:10.2f}    (look with them, and denoise)",
+        f"  total    {ms['total']:10.2f} ms    {r['ratio_to_floor']:.2f} x the floor of {f['total_ms']:.2f}",
+        f"  peak memory {r['peak_memory_gb']:.2f} GB; this device: {f['gflops']:.0f} GFLOP/s, {f['gbytes']:.1f} GB/s "
+        "(measured)",
+    ))
