@@ -16,6 +16,7 @@ from pi_policy_node.sim.world import COLOURS, KINDS, PLACES
 ARMS = {"left": 1, "right": -1}
 SHOULDER = np.array([0.13, 0.20])  # of the left arm, from the base
 REACHED = 0.545  # m from the shoulder, seen from above, at working height
+RESTING = np.array([0.43, 0.20])  # of the left hand at home, from the base: it hangs 10 cm above the table
 STACKED = ("block", "cylinder", "prism")  # what stays on top of another
 UNDER = ("block", "brick", "prism")
 
@@ -95,6 +96,9 @@ def _stack(draw: Draw) -> Plan:
     items = furnish(draw, [top, under, *others(draw, int(draw.rng.integers(0, 4)), [top, under])])
     if not same_arm([item.position[:2] for item in items[:2]]):
         raise SceneError("no arm reaches both")
+    x, y, _ = items[1].position
+    if np.hypot(x - RESTING[0], abs(y) - RESTING[1]) < 0.06:
+        raise SceneError("what is stacked there would stand at a hand that has come to rest")
     goal = OnTop(name(*top), name(*under))
     words = say(draw.rng, "stack", draw.split, thing=goal.thing, other=goal.other)
     return Plan(scene(draw, items), (goal,), words, goal.thing)
