@@ -138,11 +138,16 @@ class Timeline:
             time = float(times[near][0])
         times, values = times[near], values[near]
         x = (times - time) / reach
-        weight = np.sqrt(1.0 - x**2)[:, None]
-        degree = min(2, len(x) - 1)
-        fit = np.linalg.lstsq(weight * np.vander(x, degree + 1, increasing=True), weight * values, rcond=None)[0]
         result = np.zeros((3, values.shape[1]))
-        result[: degree + 1] = fit
+        if len(x) >= 4 and x[-1] - x[0] > 1.0:  # many points, far apart: the normal equations are as good, and quicker
+            powers = np.stack([np.ones_like(x), x, x * x])
+            weighted = powers * (1.0 - powers[2])
+            result[:] = np.linalg.solve(weighted @ powers.T, weighted @ values)
+        else:
+            weight = np.sqrt(1.0 - x**2)[:, None]
+            degree = min(2, len(x) - 1)
+            powers = np.vander(x, degree + 1, increasing=True)
+            result[: degree + 1] = np.linalg.lstsq(weight * powers, weight * values, rcond=None)[0]
         return result * np.array([1.0, 1.0 / reach, 2.0 / reach**2])[:, None]
 
     def played(self, now: float, *, limited: bool) -> None:

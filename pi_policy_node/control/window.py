@@ -99,9 +99,21 @@ class Window:
         blend = blend_coefficients(self.blend) @ np.concatenate([self.start, self.aim]) if self.blend > 0.0 else None
         return blend, tail_coefficients(self.tail) @ self.aim
 
+    @functools.cached_property
+    def _known(self) -> dict[float, np.ndarray]:
+        """States that were asked for already: in one tick, the same few times again and again."""
+        return {}
+
     def state(self, time: float) -> np.ndarray:
         """[3, A] at a time; before the start, the start; after the end, at rest."""
         t = min(max(time - self.time, 0.0), self.blend + self.tail)
+        if t not in self._known:
+            if len(self._known) >= 16:
+                self._known.clear()
+            self._known[t] = self._state(t)
+        return self._known[t].copy()
+
+    def _state(self, t: float) -> np.ndarray:
         over = t >= self.blend + self.tail
         blend, tail = self._curves
         curve, t = (blend, t) if t < self.blend else (tail, t - self.blend)

@@ -22,7 +22,7 @@ from rclpy.impl.implementation_singleton import rclpy_implementation as _rclpy
 from rclpy.subscription import Subscription
 from rclpy.waitable import NumberOfEntities
 
-EVENTS_PERIOD = 0.2  # s between two looks at the middleware's events (a QoS that doesn't match, and the like)
+EVENTS_PERIOD = 1.0  # s between two looks at the middleware's events (a QoS that doesn't match, and the like)
 
 
 class LeanExecutor(SingleThreadedExecutor):
