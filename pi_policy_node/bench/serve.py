@@ -97,6 +97,7 @@ def _serve(policy: str | None, robot_name: str, batch: int, port: int, out: Conn
     import asyncio
     import logging
 
+    from pi_policy_node.policy.remote.batcher import warm_batches
     from pi_policy_node.policy.remote.server import Server
 
     logging.getLogger("pi.serve").setLevel(logging.ERROR)  # a soak sends a thousand bad requests on purpose
@@ -105,6 +106,7 @@ def _serve(policy: str | None, robot_name: str, batch: int, port: int, out: Conn
         robot = load_robot(robot_name)
         served = make_served_policy(policy, robot)
         served.warm_up()
+        warm_batches(served, robot, largest=batch)
         server = Server(served, robot, port=port, largest_batch=batch, max_connections=256)
     except Exception as error:
         out.send(str(error))

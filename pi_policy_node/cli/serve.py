@@ -42,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from pi_policy_node.policy.base import PolicyError
+    from pi_policy_node.policy.remote.batcher import warm_batches
     from pi_policy_node.policy.remote.server import Server
     from pi_policy_node.robot import RobotError, load_robot
 
@@ -58,6 +59,7 @@ def run(args: argparse.Namespace) -> int:
         robot = load_robot(args.robot)
         policy = _policy(args, robot)
         policy.warm_up()
+        warm_batches(policy, robot, largest=args.batch)
         own = (lambda: _policy(args, robot)) if args.policy in OF_ITS_OWN else None
         server = Server(policy, robot, host=args.host, port=args.port, api_key=key, tls=tls, largest_batch=args.batch,
                         max_connections=args.connections, max_message=args.max_message << 20, make_own=own)

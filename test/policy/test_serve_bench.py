@@ -8,7 +8,7 @@ from remote_helpers import ROBOT, BatchEcho, observation
 from pi_policy_node.bench.malformed import Vandal
 from pi_policy_node.bench.serve import Tally, _passed
 from pi_policy_node.bench.served import untrained_mini
-from pi_policy_node.policy.remote.batcher import Batcher, Request
+from pi_policy_node.policy.remote.batcher import Batcher, Request, warm_batches
 from pi_policy_node.policy.remote.server import Server, ServerThread
 
 
@@ -42,6 +42,13 @@ def test_a_policy_for_batches_gets_one_request_alone_as_well_and_late_ones_are_t
     assert policy.batches == [2] and type(answers[1]).__name__ == "DeadlineExceeded"
     batcher._infer([Request(observation())])
     assert policy.batches == [2, 1] and policy.resets == 0
+
+
+def test_batches_are_warmed_up_to_the_largest_unless_they_take_too_long():
+    quick, slow = BatchEcho(), BatchEcho(seconds=0.05)
+    warm_batches(quick, ROBOT, largest=5)
+    warm_batches(slow, ROBOT, largest=5, patience=0.01)
+    assert quick.batches == [1, 2, 3, 4, 5] and slow.batches == [1]
 
 
 GOOD = {"robots": 2, "paced": {"errors": 0, "wrong": 0}, "restart": {"robots_back": 2}}

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from pi_policy_node.policy.base import DeadlineExceeded, Observation, Policy, PolicyError, Prefix, Result
+from pi_policy_node.robot import Robot
 
 
 @dataclass(eq=False)
@@ -126,6 +127,19 @@ class Batcher:
                                 cancel=request.cancel)
         except Exception as error:
             return error
+
+
+def warm_batches(policy: Policy, robot: Robot, *, largest: int, patience: float = 1.0) -> None:
+    """Answer batches of every size once, so that what a size needs is made now; none beyond one that takes longer than
+    `patience`, s."""
+    if not hasattr(policy, "infer_batch"):
+        return
+    images = {camera.name: np.zeros((*robot.image_size, 3), np.uint8) for camera in robot.cameras}
+    for size in range(1, largest + 1):
+        began = time.monotonic()
+        policy.infer_batch([Request(Observation(images, robot.home, "put it there", 0.0)) for _ in range(size)])
+        if time.monotonic() - began > patience:
+            return
 
 
 def checked(result: Result | Exception) -> Result | Exception:
