@@ -183,8 +183,8 @@ def _launch(env: dict[str, str], *arguments: str, ready: str) -> Iterator[float]
 
 @contextlib.contextmanager
 def busy_loops(count: int) -> Iterator[None]:
-    """Processes at the usual priority that never rest."""
-    loops = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
+    """Processes at the usual priority that never rest, in sessions of their own, as another terminal's are."""
+    loops = [subprocess.Popen([sys.executable, "-c", "while True: pass"], start_new_session=True) for _ in range(count)]
     try:
         yield
     finally:

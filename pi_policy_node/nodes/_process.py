@@ -7,6 +7,9 @@ import signal
 import socket
 import threading
 from collections.abc import Callable
+from pathlib import Path
+
+NICE = -10  # whatever else runs, what moves a robot comes first
 
 
 def on_signals(stop: Callable[[], object]) -> None:
@@ -26,14 +29,18 @@ def on_signals(stop: Callable[[], object]) -> None:
     threading.Thread(target=watch, name="signals", daemon=True).start()
 
 
-def ask_for_priority(nice: int) -> None:
+def ask_for_priority(nice: int = NICE) -> None:
     """A niceness for this process and what it starts from now on, unless somebody has chosen one for it.
 
+    The same for all of a robot's nodes: they share memory, and one that is kept waiting with a lock keeps all waiting.
     Below 0 the system may say no, as it does to most users: then all stays as it is, and on a busy machine the robot
     stops sooner.
     """
     try:
-        if os.getpriority(os.PRIO_PROCESS, 0) == 0:
-            os.setpriority(os.PRIO_PROCESS, 0, nice)
+        if os.getpriority(os.PRIO_PROCESS, 0) != 0:
+            return
+        os.setpriority(os.PRIO_PROCESS, 0, nice)
+        # Linux shares the machine between sessions first (a terminal, a launch), and by niceness only within each.
+        Path("/proc/self/autogroup").write_text(f"{nice}\n")
     except OSError:
         pass

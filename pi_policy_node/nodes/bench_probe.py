@@ -29,6 +29,7 @@ from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
 
 from pi_policy_node.bench import measures
+from pi_policy_node.nodes._process import ask_for_priority
 from pi_policy_node.nodes.common import LATCHED, RELIABLE10, SENSOR, to_ns, to_seconds
 from pi_policy_node.nodes.executor import LeanExecutor
 from pi_policy_node.robot import load_robot
@@ -256,6 +257,7 @@ def watch(seconds: float, robot: str, options: list[str]) -> dict[str, Any]:
 
 def main() -> None:
     what, seconds, *options = sys.argv[1:]
+    ask_for_priority()
     rclpy.init(args=[])
     try:
         if what == "watch":

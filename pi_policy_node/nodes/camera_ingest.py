@@ -33,8 +33,6 @@ AGES = 1000  # sets over which the added age is reported
 
 
 class CameraIngest(common.ManagedNode):
-    NICE = -8  # without its eyes the robot stops
-
     def __init__(self) -> None:
         super().__init__("camera_ingest")
         self.robot = common.robot_parameter(self)

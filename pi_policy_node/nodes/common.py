@@ -266,9 +266,8 @@ def main(node_class: Callable[[], Node]) -> NoReturn:
     Exit status 0: stopped as asked; 1: an error of ours; 2: a wrong parameter, robot file or argument. Errors are one line each
     (PI_TRACEBACK=1 shows where an unexpected one happened).
     On a signal a ManagedNode is deactivated, with its publishers still alive, before anything is torn down.
-    A class may say how much its work matters by NICE, a niceness.
     """
-    ask_for_priority(getattr(node_class, "NICE", 0))  # first: threads have that of the one that starts them
+    ask_for_priority()  # first: threads have that of the one that starts them
     try:
         rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
     except Exception as error:  # rclpy has an exception type per kind of argument that it can't read

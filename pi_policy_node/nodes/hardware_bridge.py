@@ -49,8 +49,6 @@ def guarded(callback: Callable) -> Callable:
 class HardwareBridge(ManagedNode):
     """Activate lets chunks through, deactivate comes to rest first. What is latched stays so until `resume`."""
 
-    NICE = -11  # whatever else runs, what brakes comes first
-
     def __init__(self) -> None:
         super().__init__("hardware_bridge")
         self.robot = robot_parameter(self)

@@ -32,8 +32,6 @@ DISCOVERY = 1.0  # s to hear of another clock before we publish ours
 class Sim(Node):
     """Three threads: the executor takes commands and services, one paces the physics, one renders."""
 
-    NICE = -10  # it stands for hardware, which waits for nobody
-
     def __init__(self) -> None:
         super().__init__("sim")
         self.robot = robot_parameter(self)
