@@ -185,12 +185,8 @@ class Worker:
     def _learn(self) -> dict[str, float]:
         recipe, device = self.recipe, self.run.device
         rng = np.random.default_rng([recipe.seed, self.step, self.rank])
-        share = recipe.batch // self.run.workers
-        frames = np.searchsorted(self._chances, rng.random(share)).clip(0, len(self.data) - 1)
-        batch = self.data.batch(frames, round(share * recipe.asked), self.words, self.scales, rng=rng).to(device)
-        generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
         with torch.autocast(device.partition(":")[0], dtype=torch.bfloat16):
-            parts = losses(self.model, batch, repeats=recipe.repeats, latest=recipe.latest, generator=generator)
+            parts = {} if self.step < recipe.looking else self._do(rng)
             if recipe.glances:
                 parts["glances"] = self._glance(rng)
             total = sum(getattr(recipe.loss, name) * value for name, value in parts.items())
@@ -206,6 +202,15 @@ class Worker:
         with torch.no_grad():
             torch._foreach_lerp_(list(self.average.values()), list(self.model.parameters()), 1 - keep)
         return {name: float(value.detach()) for name, value in parts.items()}
+
+    def _do(self, rng: np.random.Generator) -> dict[str, torch.Tensor]:
+        """The losses of a batch of everything."""
+        share = self.recipe.batch // self.run.workers
+        frames = np.searchsorted(self._chances, rng.random(share)).clip(0, len(self.data) - 1)
+        asked = round(share * self.recipe.asked)
+        batch = self.data.batch(frames, asked, self.words, self.scales, rng=rng).to(self.run.device)
+        generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
+        return losses(self.model, batch, repeats=self.recipe.repeats, latest=self.recipe.latest, generator=generator)
 
     def _glance(self, rng: np.random.Generator) -> torch.Tensor:
         """Further frames that are only looked at: a seventh of the work, and finding things takes the most practice."""

@@ -78,6 +78,9 @@ class Eye(nn.Module):
             self.maps = nn.Conv2d(channels, shape.points, 1)
             self.query = nn.Linear(width, shape.points * channels)
             self.places = nn.Linear(3 * shape.points, width)
+        for part in (self.patches, *self.mix):
+            nn.init.kaiming_normal_(part.weight, nonlinearity="relu")
+            nn.init.zeros_(part.bias)
         y, x = torch.meshgrid(torch.linspace(-1, 1, rows), torch.linspace(-1, 1, columns), indexing="ij")
         self.register_buffer("grid", torch.stack((x.flatten(), y.flatten()), -1), persistent=False)
 

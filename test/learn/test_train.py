@@ -66,7 +66,7 @@ def _small(monkeypatch):
 @pytest.fixture
 def recipe():
     recipe = load_recipe(RECIPE, steps=6, batch=8)
-    return replace(recipe, glances=4, save_every=2, check_every=6, check_frames=8, repeats=2, warmup=2)
+    return replace(recipe, glances=4, looking=1, save_every=2, check_every=6, check_frames=8, repeats=2, warmup=2)
 
 
 def curve(out):
