@@ -129,10 +129,8 @@ def command_stream(seen: dict[str, Any], *, loaded: bool) -> list[Row]:
 
 def headroom(env: dict[str, str], seconds: float, robot: str) -> Row:
     """The simulator alone with all its cameras, as fast as it goes."""
-    with tempfile.TemporaryDirectory() as folder:
-        parameters = Path(folder) / "unpaced.yaml"
-        parameters.write_text("/**/sim:\n  ros__parameters:\n    pace: 0.0\n")
-        with _launch(env, "sim.launch.py", f"robot:={robot}", f"params_file:={parameters}", ready="stands in scene"):
+    with parameters("sim", pace=0.0) as file:
+        with _launch(env, "sim.launch.py", f"robot:={robot}", f"params_file:={file}", ready="stands in scene"):
             rate = watch(env, seconds, robot, "idle")["rate"]
     return Row("real-time factor of the simulator alone, unpaced", f"{rate:.2f}", values={"rate": rate})
 
@@ -142,9 +140,20 @@ def headroom(env: dict[str, str], seconds: float, robot: str) -> Row:
 @contextlib.contextmanager
 def launched(env: dict[str, str], robot: str, policy: str) -> Iterator[float]:
     """The whole robot; the value is how long it took to be ready, in s."""
-    with _launch(env, "mobile_manipulator.launch.py", f"robot:={robot}", f"policy:={policy}",
-                 ready="robot ready:") as seconds:
-        yield seconds
+    with parameters("commander", time_limit_s=3600.0) as file:  # one task for as long as is measured
+        with _launch(env, "mobile_manipulator.launch.py", f"robot:={robot}", f"policy:={policy}", f"params_file:={file}",
+                     ready="robot ready:") as seconds:
+            yield seconds
+
+
+@contextlib.contextmanager
+def parameters(node: str, **values: float) -> Iterator[Path]:
+    """A file of a node's parameters."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "parameters.yaml"
+        lines = "".join(f"    {name}: {value}\n" for name, value in values.items())
+        file.write_text(f"/**/{node}:\n  ros__parameters:\n{lines}")
+        yield file
 
 
 @contextlib.contextmanager
