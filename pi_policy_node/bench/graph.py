@@ -19,8 +19,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from pi_policy_node.cli import CommandError
-from pi_policy_node.environment import claim_domain, ros_environment
+from pi_policy_node.environment import claim_domain, ros_environment, share
 
 HELP = "the running robot: images delivered, age added, command stream, real-time factor"
 
@@ -148,11 +150,12 @@ def launched(env: dict[str, str], robot: str, policy: str) -> Iterator[float]:
 
 @contextlib.contextmanager
 def parameters(node: str, **values: float) -> Iterator[Path]:
-    """A file of a node's parameters."""
+    """A file of the shipped parameters, some of a node's changed."""
+    content = yaml.safe_load(share("config", "params.yaml").read_text())
+    content.setdefault(f"/**/{node}", {}).setdefault("ros__parameters", {}).update(values)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "parameters.yaml"
-        lines = "".join(f"    {name}: {value}\n" for name, value in values.items())
-        file.write_text(f"/**/{node}:\n  ros__parameters:\n{lines}")
+        file.write_text(yaml.safe_dump(content))
         yield file
 
 
