@@ -21,6 +21,7 @@ from pi_policy_node.policy.mini_words import split
 from pi_policy_node.policy.shapes import MiniShape
 from pi_policy_node.robot import Kinematics, Robot
 
+FARTHEST = 1000.0  # rad, m or m/s: anything beyond it is a broken message, not a robot
 DONE = "done"  # the subtask's words when nothing is left to do
 
 
@@ -154,6 +155,9 @@ class MiniPolicy:
         state = np.asarray(obs.state, dtype=np.float64)
         if state.shape != (len(self.robot.action_names),) or not np.isfinite(state).all():
             raise InputError(f"the state must be {len(self.robot.action_names)} finite numbers")
+        if (absurd := np.abs(state) > FARTHEST).any():
+            name = self.robot.action_names[int(np.argmax(absurd))]
+            raise InputError(f"{name} is {state[np.argmax(absurd)]:g}; no joint is beyond {FARTHEST:g}")
         if not any(name in obs.images for name in self.cameras):
             raise InputError(f"mini needs a picture of at least one of {', '.join(self.cameras)}")
         if not split(obs.prompt) and not split(obs.subtask):

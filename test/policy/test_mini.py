@@ -149,6 +149,7 @@ def test_words_it_does_not_know_are_said(policy):
     ({"images": {}}, "at least one of front_camera"),
     ({"state": np.full(18, np.nan)}, "18 finite numbers"),
     ({"state": np.zeros(4)}, "18 finite numbers"),
+    ({"state": np.where(np.arange(18) == 3, 1e30, 0.0)}, "no joint is beyond 1000"),
 ])
 def test_what_nobody_can_answer_is_refused(robot, policy, change, message):
     with pytest.raises(InputError, match=message):
