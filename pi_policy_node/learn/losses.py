@@ -36,14 +36,16 @@ class Weights:
                 raise ValueError(f"loss.{field.name} must be 0 or more, not {getattr(self, field.name)!r}")
 
 
-def losses(model: Mini, batch: Batch, *, repeats: int, latest: int, generator: torch.Generator) -> dict[str, Tensor]:
-    """Each part of the loss. repeats: noises per frame; latest: the most rows that may be committed already."""
+def losses(model: Mini, batch: Batch, *, every: int, repeats: int, latest: int,
+           generator: torch.Generator) -> dict[str, Tensor]:
+    """Each part of the loss. every: rows from knot to knot; repeats: noises per frame; latest: the most rows that may
+    be committed already."""
     scene = model.see(batch.look)
     told = model.tell(scene)
     known = torch.isfinite(batch.reach[:, 0])
     act = torch.arange(len(known), device=known.device) >= batch.asked  # progress means something with a subtask
     result = {
-        "actions": _actions(model, scene, batch, repeats, latest, generator),
+        "actions": _actions(model, scene, batch, every, repeats, latest, generator),
         "progress": _mean((told["progress"] - batch.progress.nan_to_num()) ** 2, act & batch.progress.isfinite()),
         "arm": _mean(F.cross_entropy(told["arm"], batch.arm.clamp(min=0), reduction="none"), act & (batch.arm >= 0)),
         "reach": _mean(F.smooth_l1_loss(told["reach"], batch.reach.nan_to_num(), reduction="none", beta=0.1).mean(1),
@@ -63,11 +65,11 @@ def pointing(maps: dict[str, Tensor], batch: Batch, which: Tensor) -> Tensor:
                      which & (batch.cells[eye] >= 0)) for eye, chart in maps.items())
 
 
-def _actions(model: Mini, scene: Scene, batch: Batch, repeats: int, latest: int, generator: torch.Generator) -> Tensor:
+def _actions(model: Mini, scene: Scene, batch: Batch, every: int, repeats: int, latest: int,
+             generator: torch.Generator) -> Tensor:
     knots = batch.knots.repeat_interleave(repeats, 0)
     learn = batch.learn.repeat_interleave(repeats, 0)
     count, places = knots.shape[:2]
-    every = round(model.shape.knot / 0.02)
     rows = torch.randint(1, latest + 1, (count,), generator=generator)
     rows = torch.where(torch.rand(count, generator=generator) < 0.3, 0, rows)  # often nothing is committed
     given = torch.arange(places)[None] * every < rows[:, None]

@@ -210,7 +210,8 @@ class Worker:
         asked = round(share * self.recipe.asked)
         batch = self.data.batch(frames, asked, self.words, self.scales, rng=rng).to(self.run.device)
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
-        return losses(self.model, batch, repeats=self.recipe.repeats, latest=self.recipe.latest, generator=generator)
+        return losses(self.model, batch, every=self.data.every, repeats=self.recipe.repeats,
+                      latest=self.recipe.latest, generator=generator)
 
     def _glance(self, rng: np.random.Generator) -> torch.Tensor:
         """Further frames that are only looked at: a seventh of the work, and finding things takes the most practice."""
