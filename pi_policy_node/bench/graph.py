@@ -194,11 +194,11 @@ def _launch(env: dict[str, str], *arguments: str, ready: str) -> Iterator[float]
 
 
 @contextlib.contextmanager
-def busy_loops(count: int) -> Iterator[None]:
-    """Processes at the usual priority that never rest, in sessions of their own, as another terminal's are."""
+def busy_loops(count: int) -> Iterator[list[int]]:
+    """Processes at the usual priority that never rest, in sessions of their own, as another terminal's are; their ids."""
     loops = [subprocess.Popen([sys.executable, "-c", "while True: pass"], start_new_session=True) for _ in range(count)]
     try:
-        yield
+        yield [loop.pid for loop in loops]
     finally:
         for loop in loops:
             loop.kill()

@@ -143,7 +143,7 @@ def _through_graph(setting, trials: list, log: Path | None, progress: _Progress)
     if left:
         with claim_domain() as domain:
             os.environ.update(ros_environment(domain=domain.id))
-            from pi_policy_node.cli.eval_graph import launched
+            from pi_policy_node.cli._eval_graph import launched
 
             print(f"starting the graph (what its nodes say: {LOGS / 'launch.log'})", flush=True)
             with launched(setting, LOGS) as robot:

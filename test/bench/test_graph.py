@@ -8,6 +8,8 @@ import math
 import os
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 
@@ -41,13 +43,18 @@ def test_a_robot_that_does_not_come_up_is_said_with_its_last_words(domain):
 
 
 def test_busy_loops_keep_the_machine_busy_and_end():
-    with graph.busy_loops(2):
-        mine = subprocess.run(["ps", "--ppid", str(os.getpid()), "-o", "pid=,ni=,args="], capture_output=True,
-                              text=True)
-        loops = [line.split() for line in mine.stdout.splitlines() if "while True: pass" in line]
-        assert [nice for _, nice, *_ in loops] == [str(os.nice(0))] * 2
-    for pid, *_ in loops:
-        assert not os.path.exists(f"/proc/{pid}")
+    with graph.busy_loops(2) as loops:
+        assert [os.getpriority(os.PRIO_PROCESS, loop) for loop in loops] == [os.nice(0)] * 2
+        before = [cpu(loop) for loop in loops]
+        end = time.monotonic() + 10.0
+        while not all(cpu(loop) > one for loop, one in zip(loops, before)):
+            assert time.monotonic() < end, "they do nothing"
+    assert not any(os.path.exists(f"/proc/{loop}") for loop in loops)
+
+
+def cpu(process: int) -> int:
+    """Ticks that it has run for."""
+    return int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[11])
 
 
 SEEN = {"seconds": 60.0, "observations": 1200, "chunks": 900, "windows": 3000, "rate": 0.999, "tasks": 7, "stops": [],
