@@ -159,7 +159,7 @@ class Bridge:
                 self._halt(obstacle.code, obstacle.words)
             elif time > self.timeline.until:
                 self._run_out()
-        elif self._waiting is not None and obstacle is None and self.shaper.at_rest(time):
+        elif self._waiting is not None and obstacle is None and self.shaper.at_rest(time) and not self._pulled().any():
             self._begin()
         return Output(self._move(time), self.shaper.command(time), self.shaper.at_rest(time))
 
@@ -225,9 +225,13 @@ class Bridge:
             return self._follow_robot(time)
         return None
 
+    def _pulled(self) -> np.ndarray:
+        """[A] after a resume: columns in which the reference has yet to go to where the robot is."""
+        return (self.senses.apart(self.shaper) > self.robot.tracking_tolerance) & self._let_go & (not self.dry_run)
+
     def _follow_robot(self, time: float) -> Window | None:
         """Takes the reference to where the robot is, if that is elsewhere, so that nothing pulls on it any more."""
-        far = self.senses.apart(self.shaper) > self.robot.tracking_tolerance
+        far = self._pulled()
         if not far.any():
             return None
         self.counters["let_go"] += 1

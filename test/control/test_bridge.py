@@ -313,6 +313,26 @@ def test_no_clock_carries_a_task_over_a_resume(rig, ahead, back):
     np.testing.assert_allclose(rig.place, moved, atol=1e-9)
 
 
+def test_a_chunk_right_after_a_resume_waits_until_nothing_pulls_on_the_robot(rig):
+    """A robot that was moved while it was held (or a simulated one that began again at home): no fault at once."""
+    rig.running()
+    rig.bridge.stop()
+    rig.policy = None
+    rig.rests()
+    rig.follows = False
+    rig.place = rig.place + 0.5 * np.eye(len(rig.place))[0]
+    rig.run(0.5)
+    assert rig.bridge.resume(**rig.moment)[0]
+    rig.give("b")
+    rig.policy = lambda time, row=rig.still(1)[0]: row  # from the very next step on
+    rig.chunk(rig.still())
+    for _ in range(100):
+        rig.step()
+        assert not rig.status.latched, rig.status
+    assert rig.status.mode == Mode.RUNNING
+    assert abs(rig.output.action[0] - rig.place[0]) < 0.01
+
+
 def test_resume_lets_go_of_an_arm_that_is_elsewhere(rig):
     rig.running()
     lame(rig)
