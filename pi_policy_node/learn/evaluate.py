@@ -7,16 +7,13 @@ compared on the same ones, and the ROS graph on those of lockstep. Seeds are nev
 from __future__ import annotations
 
 import json
-import multiprocessing
-import os
-import signal
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from pi_policy_node.learn.evaluate_play import Condition, Outcome, Player
+from pi_policy_node.learn.pool import spread
 from pi_policy_node.policy.registry import make_policy
 from pi_policy_node.robot import load_robot
 from pi_policy_node.sim.tasks import KEPT_SEEDS, Task, draw
@@ -122,42 +119,14 @@ Group = tuple[Trial, ...]
 
 
 def _play(setting: Setting, groups: list[Group], workers: int, videos: Path | None) -> Iterator[list[Played]]:
-    if min(workers, len(groups)) <= 1:
-        evaluator = Evaluator(setting, videos) if groups else None
-        for group in groups:
-            yield evaluator.play(group)
-        return
-    for variable in ("LP_NUM_THREADS", "OMP_NUM_THREADS"):  # more threads would only be in the other workers' way
-        os.environ.setdefault(variable, "1")
-    with ProcessPoolExecutor(min(workers, len(groups)), mp_context=multiprocessing.get_context("spawn"),
-                             initializer=_begin, initargs=(setting, videos)) as pool:
-        waiting = {pool.submit(_one, group) for group in groups}
-        try:
-            while waiting:
-                ready, waiting = wait(waiting, return_when=FIRST_COMPLETED)
-                for future in ready:
-                    yield future.result()
-        except BrokenProcessPool:
-            raise EvaluationError("a worker died, perhaps for want of memory: try fewer --workers") from None
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+    try:
+        yield from spread(_evaluator, (setting, videos), groups, workers)
+    except BrokenProcessPool:
+        raise EvaluationError("a worker died, perhaps for want of memory: try fewer --workers") from None
 
 
-_state: tuple[Setting, Path | None] | None = None
-_evaluator: Evaluator | None = None  # of a worker process
-
-
-def _begin(setting: Setting, videos: Path | None) -> None:
-    global _state
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C reaches all processes: this one ends at once, without a word
-    _state = setting, videos
-
-
-def _one(group: Group) -> list[Played]:
-    global _evaluator
-    if _evaluator is None:  # here and not in _begin: its errors reach the caller
-        _evaluator = Evaluator(*_state)
-    return _evaluator.play(group)
+def _evaluator(setting: Setting, videos: Path | None) -> Callable[[Group], list[Played]]:
+    return Evaluator(setting, videos).play
 
 
 # -------------------------------------------------------------------------------------------------------- on disk

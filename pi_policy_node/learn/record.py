@@ -6,12 +6,8 @@ What comes out follows from the recipe: the same bytes whatever the number of pr
 from __future__ import annotations
 
 import json
-import multiprocessing
-import os
-import signal
 import time
 import zlib
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,6 +17,7 @@ import cv2
 import numpy as np
 
 from pi_policy_node.learn.episodes import RECIPE, VERSION, Episode, EpisodesError, encode, put, write
+from pi_policy_node.learn.pool import spread
 from pi_policy_node.robot import load_robot
 from pi_policy_node.sim import Simulator
 from pi_policy_node.sim.expert import Expert
@@ -219,39 +216,16 @@ def record(recipe: Recipe, folder: Path, *, workers: int, report: Callable[[Made
 
 
 def _make(recipe: Recipe, folder: Path, shards: list[Shard], workers: int) -> Iterator[Made]:
-    if min(workers, len(shards)) <= 1:
-        recorder = recorder_of(recipe) if shards else None
-        for shard in shards:
-            yield recorder.shard(shard, folder)
-        return
-    for variable in ("LP_NUM_THREADS", "OMP_NUM_THREADS"):  # more threads would only be in the other workers' way
-        os.environ.setdefault(variable, "1")
-    with ProcessPoolExecutor(min(workers, len(shards)), mp_context=multiprocessing.get_context("spawn"),
-                             initializer=_begin, initargs=(recipe,)) as pool:
-        waiting = {pool.submit(_one, shard, folder) for shard in shards}
-        try:
-            while waiting:
-                done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
-                for future in done:
-                    yield future.result()
-        except BrokenProcessPool:
-            raise EpisodesError("a worker died, perhaps for want of memory: the same command goes on from here, "
-                                "with fewer --workers if need be") from None
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+    try:
+        yield from spread(_recording, (recipe, folder), shards, workers)
+    except BrokenProcessPool:
+        raise EpisodesError("a worker died, perhaps for want of memory: the same command goes on from here, "
+                            "with fewer --workers if need be") from None
 
 
-_recorder: Recorder | None = None  # of a worker process
-
-
-def _begin(recipe: Recipe) -> None:
-    global _recorder
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C reaches all processes: this one ends at once, without a word
-    _recorder = recorder_of(recipe)
-
-
-def _one(shard: Shard, folder: Path) -> Made:
-    return _recorder.shard(shard, folder)
+def _recording(recipe: Recipe, folder: Path) -> Callable[[Shard], Made]:
+    recorder = recorder_of(recipe)
+    return lambda shard: recorder.shard(shard, folder)
 
 
 def _agree(recipe: Recipe, folder: Path) -> None:
