@@ -165,7 +165,8 @@ def _record_arguments(record: argparse.ArgumentParser) -> None:
     record.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: one per core)")
     record.add_argument("--split", default="train", help="train, holdout_pairs or holdout_words")
     record.add_argument("--cameras", default="front_camera,left_wrist_camera,right_wrist_camera", help="or none")
-    record.add_argument("--size", type=int, default=64, help="width of the images, pixels (default 64)")
+    record.add_argument("--size", default="64", help="width of the images, pixels, or of each camera's, with commas "
+                        "between (default 64)")
     record.add_argument("--every", type=int, default=5, help="steps from one image to the next (default 5: 10 Hz)")
     record.add_argument("--raw", action="store_true", help="images as they are instead of JPEG")
     record.add_argument("--disturb", type=float, default=0.5, help="part of the episodes in which something goes wrong")
@@ -222,11 +223,17 @@ def _recipe(args: argparse.Namespace):
         raise CommandError(f"--cameras {args.cameras}: there are {', '.join(known)}, or none")
     if args.takeover and not args.takeover.is_file():
         raise CommandError(f"--takeover {args.takeover}: there is no such file")
-    for option, low, high in (("episodes", 1, 10**6), ("workers", 1, 512), ("size", 16, 640), ("every", 1, 100),
+    for option, low, high in (("episodes", 1, 10**6), ("workers", 1, 512), ("every", 1, 100),
                               ("seed", 0, KEPT_SEEDS - args.episodes), ("disturb", 0, 1)):
         if not low <= getattr(args, option) <= high:
             raise CommandError(f"--{option} must be between {low} and {high}, not {getattr(args, option)}")
-    return Recipe("pi_mobile", names, args.episodes, args.seed, args.split, cameras, args.size, args.every,
+    try:
+        size = tuple(int(width) for width in args.size.split(","))
+    except ValueError:
+        size = ()
+    if len(size) not in (1, len(cameras)) or not all(16 <= width <= 640 for width in size):
+        raise CommandError(f"--size must be one number or one for each camera, each between 16 and 640, not {args.size}")
+    return Recipe("pi_mobile", names, args.episodes, args.seed, args.split, cameras, size, args.every,
                   not args.raw, args.disturb, str(args.takeover.resolve()) if args.takeover else "")
 
 

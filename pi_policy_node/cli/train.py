@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import os
+import shutil
 from pathlib import Path
 
 from pi_policy_node.cli import CommandError
@@ -24,6 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=int, help="in place of the recipe's")
     parser.add_argument("--minutes", type=float, default=math.inf, help="stop after so long; the same command goes on")
     parser.add_argument("--workers", type=int, default=0, help="single-threaded processes (default: one per core)")
+    parser.add_argument("--no-compile", action="store_true", help="steps as they are written: no two minutes of waiting "
+                        "before the first one, and each takes longer (without a C++ compiler it is always so)")
     parser.add_argument("--device", help="cpu, cuda (default: cuda where there is one)")
 
 
@@ -42,7 +45,9 @@ def run(args: argparse.Namespace) -> int:
         raise CommandError(f"--workers must be 1 or more, and 1 on {device}, not {workers}")
     try:
         recipe = load_recipe(args.recipe, steps=args.steps)
-        done = train(Run(recipe, shards(args.data), args.out, args.init, workers, device, args.minutes), _report)
+        compiled = not args.no_compile and (device != "cpu" or shutil.which("g++") is not None)
+        run = Run(recipe, shards(args.data), args.out, args.init, workers, device, args.minutes, compiled)
+        done = train(run, _report)
     except (EpisodesError, RecipeError, TrainError, CheckpointError, RobotError) as error:
         raise CommandError(str(error)) from None
     except OSError as error:

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import cv2
-import mujoco
 import numpy as np
 
 from pi_policy_node.robot import Kinematics, Robot
@@ -53,13 +52,7 @@ class Film(films.Film):
             if name in physics.scene.names():
                 physics.pose(name, pose[:3], pose[3:])
         data.qpos[model.mj.joint("drawer").qposadr[0]] = moment.drawer * DRAWER_TRAVEL
-        for name, value in moment.joints.items():
-            joint = mujoco.mj_name2id(model.mj, mujoco.mjtObj.mjOBJ_JOINT, name)
-            if joint >= 0:
-                data.qpos[model.mj.jnt_qposadr[joint]] = value
-        if len(model.base_qpos):
-            data.qpos[model.base_qpos] = moment.base
-        mujoco.mj_forward(model.mj, data)
+        self._pose(moment)
         lookat = (moment.base[0] + LOOKAT[0], moment.base[1] + LOOKAT[1], LOOKAT[2])
         image = self._renderer.free(data, films.VIEW, lookat=lookat, distance=DISTANCE, azimuth=AZIMUTH,
                                     elevation=ELEVATION)

@@ -6,7 +6,7 @@ Pictures stay JPEGs until a batch needs them. Which steps are in a batch follows
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -17,7 +17,7 @@ from torch import Tensor
 from pi_policy_node.learn import episodes
 from pi_policy_node.learn.episodes import Episode, EpisodesError
 from pi_policy_node.learn.labels import Labeller, segments
-from pi_policy_node.policy.mini_model import BEGIN, END, EYES, PAD, UNKNOWN, Look
+from pi_policy_node.policy.mini_model import BEGIN, END, EYES, PAD, POINTING, REACH, UNKNOWN, Look
 from pi_policy_node.policy.mini_rows import Scales, origin
 from pi_policy_node.policy.mini_words import Words, split
 from pi_policy_node.policy.shapes import MiniShape
@@ -28,6 +28,7 @@ from pi_policy_node.sim.world import KINDS as THINGS
 
 CAMERAS = dict(zip(EYES, ("front_camera", "left_wrist_camera", "right_wrist_camera", "rear_camera")))
 VALIDATION = 20  # every so many seeds one is never trained on
+WORDS, ORDER = 16, 12  # most words of an instruction, and of a subtask: one length for all batches
 NEAR = 40  # steps from the end of a subtask, or from a hand's opening or closing, that are looked at more often
 BEGIN_OF_ALL = 50  # steps at first, when the hands are at home as they are when all is done: the eyes must tell
 KINDS = {"pick": "pick", "place": "place", "open": "drawer", "close": "drawer", "drive": "drive", "done": "done"}
@@ -48,19 +49,24 @@ class Batch:
     arm: Tensor  # int64 [B], -1: none
     reach: Tensor  # float [B, 3] in REACH, NaN: unknown
     base: Tensor  # float [B, 3] in REACH
-    cells: dict[str, Tensor]  # eye -> int64 [B], -1: not in the picture
+    cells: dict[str, Tensor]  # eye -> int64 [B] of its map, one behind the last: not in the picture; -1: unknown
+    spots: Tensor  # float [B, 3, 3] m: that place in the pointing eyes' frames, NaN: unknown
 
     def to(self, device: str) -> Batch:
         if device == "cpu":
             return self
-        look = Look({k: v.to(device) for k, v in self.look.pictures.items()}, self.look.seen.to(device),
-                    self.look.state.to(device), self.look.instruction.to(device), self.look.subtask.to(device))
-        return Batch(look, self.asked, *(getattr(self, f).to(device) for f in
-                                         ("said", "knots", "learn", "progress", "arm", "reach", "base")),
-                     {k: v.to(device) for k, v in self.cells.items()})
+        return moved(self, device)
 
 
-REACH = 0.1  # m (and rad): the unit of what is told about places
+def moved(value, device: str):
+    """The same with every tensor on a device."""
+    if isinstance(value, Tensor):
+        return value.to(device)
+    if isinstance(value, dict):
+        return {name: moved(part, device) for name, part in value.items()}
+    if is_dataclass(value):
+        return replace(value, **{f.name: moved(getattr(value, f.name), device) for f in fields(value)})
+    return value
 
 
 class Demonstrations:
@@ -103,6 +109,7 @@ class Demonstrations:
     arm: np.ndarray
     reach: np.ndarray
     base: np.ndarray
+    cameras: np.ndarray  # [F, 3, 3, 4] of the pointing eyes
 
     def __len__(self) -> int:
         return len(self.step)
@@ -123,9 +130,10 @@ class Demonstrations:
             "often": np.where(frames < BEGIN_OF_ALL, 4.0, np.where(apart < NEAR, 2.0, 1.0)),
             "progress": e.progress[frames], "arm": labels.arm[frames],
             "reach": labels.reach[frames], "base": labels.base[frames],
+            "cameras": np.stack([labels.cameras[CAMERAS[eye]][frames] for eye in POINTING], 1),
         }
         for eye, camera in CAMERAS.items():
-            found[f"{eye}_cell"] = self._cells(eye, labels.cells[camera][frames])
+            found[f"{eye}_cell"] = self._cells(eye, labels.cells[camera][frames], labels.reach[frames])
             images = e.images.get(camera)
             sizes = np.zeros(len(frames), np.int64) if images is None else np.array([len(i) for i in images])
             found[f"{eye}_size"] = sizes
@@ -140,13 +148,13 @@ class Demonstrations:
             self.subtasks.append(text)
         return self._text[text]
 
-    def _cells(self, eye: str, places: np.ndarray) -> np.ndarray:
-        """[F] the cell of the eye's map, -1 where the place is not in the picture."""
+    def _cells(self, eye: str, places: np.ndarray, reach: np.ndarray) -> np.ndarray:
+        """[F] the cell of the eye's map, one more where the place is not in the picture, -1 where it is unknown."""
         rows, columns = self._eye(eye).cells
         inside = np.isfinite(places[:, 0])
         x, y = np.where(inside[:, None], places, 0.0).T
         cell = (y * rows).astype(int).clip(0, rows - 1) * columns + (x * columns).astype(int).clip(0, columns - 1)
-        return np.where(inside, cell, -1)
+        return np.where(inside, cell, np.where(np.isfinite(reach[:, 0]), rows * columns, -1))
 
     def _eye(self, eye: str):
         return self.shape.wrist if "wrist" in eye else getattr(self.shape, eye)
@@ -234,14 +242,18 @@ class Demonstrations:
         if rng is not None:
             matter = {token for word in MATTER for token in words.encode(word)}
             tasks = [_forget(tokens, matter, rng, keep=row < asked) for row, tokens in enumerate(tasks)]
+        tools, poses = self.tools[steps].reshape(-1, 2, 3), self.cameras[frames]
+        place = self.reach[frames] + tools[np.arange(len(frames)), np.maximum(self.arm[frames], 0)]
         look = Look(pictures, torch.from_numpy(seen), torch.from_numpy(scales.state_in(self.seen_state(steps))),
-                    _pad(tasks), _pad([[]] * asked + orders[asked:]))
+                    torch.from_numpy(poses), torch.from_numpy(tools), _pad(tasks, WORDS),
+                    _pad([[]] * asked + orders[asked:], ORDER))
         return Batch(
-            look, asked, _pad([[BEGIN, *tokens, END] for tokens in orders[:asked]]),
+            look, asked, _pad([[BEGIN, *tokens, END] for tokens in orders[:asked]], ORDER + 2),
             torch.from_numpy(scales.knots_in(knots, at)), torch.from_numpy(learn),
             torch.from_numpy(self.progress[frames]), torch.from_numpy(self.arm[frames].astype(np.int64)),
             torch.from_numpy(self.reach[frames] / REACH), torch.from_numpy(self.base[frames] / REACH),
-            {eye: torch.from_numpy(getattr(self, f"{eye}_cell")[frames]) for eye in EYES})
+            {eye: torch.from_numpy(getattr(self, f"{eye}_cell")[frames]) for eye in POINTING},
+            torch.from_numpy(np.einsum("bkji,bkj->bki", poses[..., :3], place[:, None] - poses[..., 3])))
 
 
 def vocabulary() -> list[str]:
@@ -267,7 +279,6 @@ def _forget(tokens: list[int], matter: set[int], rng: np.random.Generator, *, ke
     return [UNKNOWN if token not in matter and rng.random() < 0.1 else token for token in tokens]
 
 
-def _pad(rows: list[list[int]]) -> Tensor:
-    longest = max(map(len, rows), default=0)
-    return torch.tensor([[*row, *[PAD] * (longest - len(row))] for row in rows], dtype=torch.int64).reshape(
-        len(rows), longest)
+def _pad(rows: list[list[int]], count: int) -> Tensor:
+    return torch.tensor([[*row, *[PAD] * (count - len(row))] for row in rows], dtype=torch.int64).reshape(
+        len(rows), count)

@@ -26,6 +26,7 @@ class Labels:
     reach: np.ndarray  # float32 [T, 3] from that arm's tool to where its fingers will next open or close; NaN: unknown
     base: np.ndarray  # float32 [T, 3] how far the base goes from here in this subtask: x, y, yaw
     cells: dict[str, np.ndarray]  # camera -> float32 [T, 2] where that place is in the picture, 0..1; NaN: outside
+    cameras: dict[str, np.ndarray]  # camera -> float32 [T, 3, 4] its optical frame in the base's
 
 
 class Labeller:
@@ -64,8 +65,10 @@ class Labeller:
                 place[max([begin, *late]) : turn + 1] = tools[turn, chosen]
                 begin = turn + 1
         reach = place - tools[np.arange(count), np.maximum(arm, 0)]
-        cells = {camera.name: self._project(camera, state, place) for camera in self.robot.cameras}
-        return Labels(tools.astype(np.float32), arm, reach.astype(np.float32), base.astype(np.float32), cells)
+        poses = {camera.name: self.kinematics.link_pose(state, camera.frame) for camera in self.robot.cameras}
+        cells = {camera.name: _project(camera, poses[camera.name], place) for camera in self.robot.cameras}
+        return Labels(tools.astype(np.float32), arm, reach.astype(np.float32), base.astype(np.float32), cells,
+                      {name: pose[:, :3].astype(np.float32) for name, pose in poses.items()})
 
     def _track(self, state: np.ndarray) -> np.ndarray:
         """[T, 3] the base's path by its own velocities."""
@@ -75,16 +78,16 @@ class Labeller:
         y = np.cumsum(vx * np.sin(yaw) + vy * np.cos(yaw)) * self.robot.dt
         return np.stack((x, y, yaw), 1)
 
-    def _project(self, camera, state: np.ndarray, place: np.ndarray) -> np.ndarray:
-        """[T, 2] x and y of a place in the camera's picture, 0..1; NaN where it is not in it."""
-        pose = self.kinematics.link_pose(state, camera.frame)
-        seen = np.einsum("tji,tj->ti", pose[:, :3, :3], place - pose[:, :3, 3])
-        scale = 0.5 / math.tan(camera.fov / 2)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            x = 0.5 + scale * camera.height / camera.width * seen[:, 0] / seen[:, 2]
-            y = 0.5 + scale * seen[:, 1] / seen[:, 2]
-            inside = (seen[:, 2] > 0.02) & (x > 0) & (x < 1) & (y > 0) & (y < 1)
-        return np.where(inside[:, None], np.stack((x, y), 1), np.nan).astype(np.float32)
+
+def _project(camera, pose: np.ndarray, place: np.ndarray) -> np.ndarray:
+    """[T, 2] x and y of a place in the camera's picture, 0..1; NaN where it is not in it."""
+    seen = np.einsum("tji,tj->ti", pose[:, :3, :3], place - pose[:, :3, 3])
+    scale = 0.5 / math.tan(camera.fov / 2)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        x = 0.5 + scale * camera.height / camera.width * seen[:, 0] / seen[:, 2]
+        y = 0.5 + scale * seen[:, 1] / seen[:, 2]
+        inside = (seen[:, 2] > 0.02) & (x > 0) & (x < 1) & (y > 0) & (y < 1)
+    return np.where(inside[:, None], np.stack((x, y), 1), np.nan).astype(np.float32)
 
 
 def segments(numbers: np.ndarray) -> list[tuple[int, int]]:

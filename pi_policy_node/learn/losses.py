@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pi_policy_node.learn.dataset import REACH, Batch, Demonstrations
-from pi_policy_node.policy.mini_model import PAD, Mini, Scene
+from pi_policy_node.learn.dataset import Batch, Demonstrations
+from pi_policy_node.policy.mini_model import PAD, REACH, Mini, Pointing, Scene
 from pi_policy_node.policy.mini_rows import Scales, origin
 from pi_policy_node.policy.mini_words import Words
 from pi_policy_node.policy.model import draw_times
@@ -27,8 +27,9 @@ class Weights:
     arm: float = 0.1
     reach: float = 0.3
     base: float = 0.2
-    cells: float = 0.1
-    glances: float = 0.3
+    cells: float = 0.5
+    spots: float = 1.0
+    glances: float = 1.5
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -36,22 +37,39 @@ class Weights:
                 raise ValueError(f"loss.{field.name} must be 0 or more, not {getattr(self, field.name)!r}")
 
 
-def losses(model: Mini, batch: Batch, *, every: int, repeats: int, latest: int,
-           generator: torch.Generator) -> dict[str, Tensor]:
-    """Each part of the loss. every: rows from knot to knot; repeats: noises per frame; latest: the most rows that may
-    be committed already."""
+@dataclass
+class Noise:
+    """The chance of a step, R draws for each of N frames that act."""
+
+    start: Tensor  # [N·R, knots, A]
+    times: Tensor  # [N·R]
+    given: Tensor  # bool [N·R, knots]: committed already
+
+
+def draw(batch: Batch, *, every: int, repeats: int, latest: int, generator: torch.Generator) -> Noise:
+    """every: rows from knot to knot; repeats: R; latest: the most rows that may be committed already."""
+    count, knots, width = len(batch.knots) * repeats, *batch.knots.shape[1:]
+    rows = torch.randint(1, latest + 1, (count,), generator=generator)
+    rows = torch.where(torch.rand(count, generator=generator) < 0.3, 0, rows)  # often nothing is committed
+    given = torch.arange(knots)[None] * every < rows[:, None]
+    return Noise(torch.randn(count, knots, width, generator=generator), draw_times(count, generator), given)
+
+
+def losses(model: Mini, batch: Batch, noise: Noise) -> dict[str, Tensor]:
+    """Each part of the loss."""
     scene = model.see(batch.look)
     told = model.tell(scene)
     known = torch.isfinite(batch.reach[:, 0])
     act = torch.arange(len(known), device=known.device) >= batch.asked  # progress means something with a subtask
     result = {
-        "actions": _actions(model, scene, batch, every, repeats, latest, generator),
+        "actions": _actions(model, scene, batch, noise),
         "progress": _mean((told["progress"] - batch.progress.nan_to_num()) ** 2, act & batch.progress.isfinite()),
         "arm": _mean(F.cross_entropy(told["arm"], batch.arm.clamp(min=0), reduction="none"), act & (batch.arm >= 0)),
         "reach": _mean(F.smooth_l1_loss(told["reach"], batch.reach.nan_to_num(), reduction="none", beta=0.1).mean(1),
                        act & known),
         "base": _mean(F.smooth_l1_loss(told["base"], batch.base, reduction="none", beta=0.1).mean(1), act),
-        "cells": pointing(scene.maps, batch, act),
+        "cells": cells(scene.pointing, batch, act),
+        "spots": spots(scene.pointing, batch, act),
     }
     if batch.asked:
         logits, _ = model.say(_rows(scene, slice(0, batch.asked)), batch.said[:, :-1])
@@ -59,31 +77,43 @@ def losses(model: Mini, batch: Batch, *, every: int, repeats: int, latest: int,
     return result
 
 
-def pointing(maps: dict[str, Tensor], batch: Batch, which: Tensor) -> Tensor:
-    """How far the maps are from where the hand will open or close, over the eyes that see the place."""
-    return sum(_mean(F.cross_entropy(chart.float(), batch.cells[eye].clamp(min=0), reduction="none"),
-                     which & (batch.cells[eye] >= 0)) for eye, chart in maps.items())
+def glances(model: Mini, batch: Batch) -> Tensor:
+    """What is learnt from frames that are only looked at."""
+    pointing, everything = model.point(batch.look), torch.ones_like(batch.arm, dtype=torch.bool)
+    return cells(pointing, batch, everything) + spots(pointing, batch, everything)
 
 
-def _actions(model: Mini, scene: Scene, batch: Batch, every: int, repeats: int, latest: int,
-             generator: torch.Generator) -> Tensor:
-    knots = batch.knots.repeat_interleave(repeats, 0)
-    learn = batch.learn.repeat_interleave(repeats, 0)
-    count, places = knots.shape[:2]
-    rows = torch.randint(1, latest + 1, (count,), generator=generator)
-    rows = torch.where(torch.rand(count, generator=generator) < 0.3, 0, rows)  # often nothing is committed
-    given = torch.arange(places)[None] * every < rows[:, None]
-    noise = torch.randn(knots.shape, generator=generator)
-    t = draw_times(count, generator)
-    given, noise, t = given.to(knots.device), noise.to(knots.device), t.to(knots.device)
-    late = torch.where(given, 0.0, t[:, None])[..., None]
-    x = late * noise + (1 - late) * knots
-    velocity = model.velocity(_rows(scene, slice(batch.asked, None)), x, t, given)
-    return _mean(((noise - knots - velocity) ** 2).mean(-1), learn & ~given)
+def cells(pointing: dict[str, Pointing], batch: Batch, which: Tensor) -> Tensor:
+    """How far the maps are from where the hand will open or close."""
+    return sum(_mean(F.cross_entropy(seen.logits.float(), batch.cells[eye].clamp(min=0), reduction="none"),
+                     which & (batch.cells[eye] >= 0)) for eye, seen in pointing.items())
+
+
+def spots(pointing: dict[str, Pointing], batch: Batch, which: Tensor) -> Tensor:
+    """How far that place itself is from what its own cell says of it, and from what all cells say together."""
+    total = 0.0
+    for i, (eye, seen) in enumerate(pointing.items()):
+        cell, count = batch.cells[eye], seen.votes.shape[1]
+        there = which & (cell >= 0) & (cell < count)
+        own = seen.votes[torch.arange(len(cell), device=cell.device), cell.clamp(0, count - 1)]
+        for told in (own, seen.spot):
+            apart = (told - batch.spots[:, i].nan_to_num()) / REACH
+            total = total + _mean(F.smooth_l1_loss(apart, torch.zeros_like(apart), reduction="none", beta=0.1).mean(1),
+                                  there)
+    return total
+
+
+def _actions(model: Mini, scene: Scene, batch: Batch, noise: Noise) -> Tensor:
+    repeats = len(noise.times) // len(batch.knots)
+    knots, learn = batch.knots.repeat_interleave(repeats, 0), batch.learn.repeat_interleave(repeats, 0)
+    late = torch.where(noise.given, 0.0, noise.times[:, None])[..., None]
+    x = late * noise.start + (1 - late) * knots
+    velocity = model.velocity(_rows(scene, slice(batch.asked, None)), x, noise.times, noise.given)
+    return _mean(((noise.start - knots - velocity) ** 2).mean(-1), learn & ~noise.given)
 
 
 def _rows(scene: Scene, rows: slice) -> Scene:
-    return Scene([(k[rows], v[rows]) for k, v in scene.kv], scene.valid[rows], scene.hidden[rows], {})
+    return Scene([(k[rows], v[rows]) for k, v in scene.kv], scene.valid[rows], scene.hidden[rows], {}, scene.full)
 
 
 def _mean(values: Tensor, which: Tensor) -> Tensor:
@@ -111,12 +141,15 @@ def evaluate(model: Mini, data: Demonstrations, frames: np.ndarray, words: Words
         said = model.speak(model.see(asked.look))
         right = [words.decode(s) == data.subtasks[k] for s, k in zip(said, data.said[part])]
         reach = ((told["reach"] - batch.reach) * REACH * 1000).norm(dim=1).cpu().numpy()
+        seen = {eye: 1000 * (p.spot - batch.spots[:, i]).norm(dim=1)[batch.cells[eye].ge(0) & batch.cells[eye].lt(
+            p.votes.shape[1])].cpu().numpy() for i, (eye, p) in enumerate(scene.pointing.items())}
         for name, values in {
             "tool 0.3 s, mm": 1000 * np.maximum(*apart)[:, 3], "tool 1 s, mm": 1000 * np.maximum(*apart)[:, -1],
             "hand": np.abs(rows - wanted)[..., data.robot.is_gripper].max(-1)[:, 3],
             "base, mm/s": 1000 * np.abs(rows - wanted)[..., base].max(-1)[:, 3],
             "words": np.array(right, float), "reach, mm": reach[np.isfinite(reach)],
             "progress": np.abs(told["progress"].cpu().numpy() - data.progress[part]),
+            "front spot, mm": seen["front"], "wrist spot, mm": np.r_[seen["left_wrist"], seen["right_wrist"]],
         }.items():
             found.setdefault(name, []).append(values)
     return {name: float(np.nanmean(np.concatenate(values))) for name, values in found.items()}

@@ -42,7 +42,7 @@ class Recipe:
     seed: int  # of the first; the others follow
     split: str = "train"
     cameras: tuple[str, ...] = ()
-    size: int = 64  # pixels, width of the images; the height follows from the camera's shape
+    size: tuple[int, ...] = (64,)  # pixels, width of each camera's images, or of all; the height follows its shape
     every: int = 5  # steps from one image to the next
     jpeg: bool = True
     disturb: float = 0.5  # part of the episodes in which something goes wrong
@@ -82,10 +82,11 @@ class Recorder:
         self.recipe = recipe
         self.robot = load_robot(recipe.robot)
         self.expert = Expert(self.robot)
-        camera = next((c for c in self.robot.cameras if c.name in recipe.cameras), None)
-        self.shape = (round(recipe.size * camera.height / camera.width), recipe.size) if camera else None
-        seen = (FINER * self.shape[0], FINER * self.shape[1]) if camera else None
-        self.sim = Simulator(self.robot, "empty", cameras=recipe.cameras, size=seen)
+        widths = dict(zip(recipe.cameras, recipe.size * (len(recipe.cameras) if len(recipe.size) == 1 else 1)))
+        self.shapes = {camera.name: (round(widths[camera.name] * camera.height / camera.width), widths[camera.name])
+                       for camera in self.robot.cameras if camera.name in widths}
+        finer = {name: (FINER * height, FINER * width) for name, (height, width) in self.shapes.items()}
+        self.sim = Simulator(self.robot, "empty", cameras=recipe.cameras, size=finer)
         self.simulated = 0.0  # s
 
     def shard(self, shard: Shard, folder: Path) -> Made:
@@ -118,8 +119,7 @@ class Recorder:
 
     def images(self) -> dict[str, np.ndarray]:
         """uint8 [h, w, 3] of each camera now: drawn finer and averaged, as what is made smaller on the robot is."""
-        height, width = self.shape
-        return {camera: cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+        return {camera: cv2.resize(image, self.shapes[camera][::-1], interpolation=cv2.INTER_AREA)
                 for camera, image in self.sim.images().items()}
 
     def _elsewhere(self, rng: np.random.Generator) -> np.ndarray:

@@ -15,7 +15,7 @@ import signal
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,8 +23,8 @@ import torch
 import torch.distributed as dist
 
 from pi_policy_node.learn import curves
-from pi_policy_node.learn.dataset import CAMERAS, Demonstrations, vocabulary
-from pi_policy_node.learn.losses import evaluate, losses, pointing
+from pi_policy_node.learn.dataset import CAMERAS, Demonstrations, moved, vocabulary
+from pi_policy_node.learn.losses import draw, evaluate, glances, losses
 from pi_policy_node.learn.recipe import TrainingRecipe
 from pi_policy_node.policy import mini_weights
 from pi_policy_node.policy.mini_model import Mini
@@ -51,6 +51,7 @@ class Run:
     workers: int = 1
     device: str = "cpu"
     minutes: float = math.inf  # of this call
+    compile: bool = False  # with torch.compile: a minute or two before the first step, and shorter steps
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,7 @@ def _agree(run: Run) -> Run:
     lost = [f for f in begun["files"] if not Path(f).is_file()]
     if lost:
         raise TrainError(f"{run.out} was begun with {lost[0]}, which is not there any more")
-    return Run(run.recipe, tuple(map(Path, begun["files"])), run.out, run.init, run.workers, run.device, run.minutes)
+    return replace(run, files=tuple(map(Path, begun["files"])))
 
 
 class Worker:
@@ -150,6 +151,9 @@ class Worker:
         rng = np.random.default_rng(self.recipe.seed)
         self._unseen = np.sort(rng.permutation(unseen)[: self.recipe.check_frames])
         self._stop = False
+        self._losses, self._glances = losses, glances
+        if run.compile:
+            self._losses, self._glances = (torch.compile(f, dynamic=False) for f in (losses, glances))
 
     # ---- the loop
 
@@ -186,9 +190,7 @@ class Worker:
         recipe, device = self.recipe, self.run.device
         rng = np.random.default_rng([recipe.seed, self.step, self.rank])
         with torch.autocast(device.partition(":")[0], dtype=torch.bfloat16):
-            parts = {} if self.step < recipe.looking else self._do(rng)
-            if recipe.glances:
-                parts["glances"] = self._glance(rng)
+            parts = self._do(rng) if self.step >= recipe.looking else {"glances": self._glance(rng)}
             total = sum(getattr(recipe.loss, name) * value for name, value in parts.items())
         self.optimizer.zero_grad()
         total.backward()
@@ -210,15 +212,16 @@ class Worker:
         asked = round(share * self.recipe.asked)
         batch = self.data.batch(frames, asked, self.words, self.scales, rng=rng).to(self.run.device)
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
-        return losses(self.model, batch, every=self.data.every, repeats=self.recipe.repeats,
-                      latest=self.recipe.latest, generator=generator)
+        noise = draw(batch, every=self.data.every, repeats=self.recipe.repeats, latest=self.recipe.latest,
+                     generator=generator)
+        return self._losses(self.model, batch, moved(noise, self.run.device))
 
     def _glance(self, rng: np.random.Generator) -> torch.Tensor:
-        """Further frames that are only looked at: a seventh of the work, and finding things takes the most practice."""
+        """Frames that are only looked at."""
         count = self.recipe.glances // self.run.workers
         frames = np.searchsorted(self._chances, rng.random(count)).clip(0, len(self.data) - 1)
         batch = self.data.batch(frames, 0, self.words, self.scales, rng=rng).to(self.run.device)
-        return pointing(self.model.point(batch.look), batch, torch.ones_like(batch.arm, dtype=torch.bool))
+        return self._glances(self.model, batch)
 
     def _share_gradients(self) -> None:
         if self.run.workers == 1:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pi_policy_node.policy import mini_weights
 from pi_policy_node.policy.base import InputError, Observation, PolicyError, Prefix, Result, check_alive
-from pi_policy_node.policy.mini_model import EYES, PAD, Look
+from pi_policy_node.policy.mini_model import EYES, PAD, POINTING, Look
 from pi_policy_node.policy.mini_rows import given_knots, origin, splice, still, to_rows
 from pi_policy_node.policy.mini_words import split
 from pi_policy_node.policy.shapes import MiniShape
@@ -183,10 +183,12 @@ class MiniPolicy:
 
     def _look(self, prompts: list[str], subtasks: list[str], pictures: dict[str, Tensor], seen: Tensor,
               states: np.ndarray) -> Look:
-        tools = self._kinematics.tools(states)
-        full = np.concatenate((states, *(tools[arm] for arm in self._tools)), 1)
-        return Look(pictures, seen, torch.from_numpy(self.scales.state_in(full)), self._tokens(prompts),
-                    self._tokens(subtasks))
+        found = self._kinematics.tools(states)
+        tools = np.stack([found[arm] for arm in self._tools], 1)  # [B, 2, 3]
+        full = np.concatenate((states, tools.reshape(len(states), -1)), 1)
+        poses = np.stack([self._kinematics.link_pose(states, self._eyes[eye].frame)[:, :3] for eye in POINTING], 1)
+        return Look(pictures, seen, torch.from_numpy(self.scales.state_in(full)), torch.from_numpy(poses).float(),
+                    torch.from_numpy(tools).float(), self._tokens(prompts), self._tokens(subtasks))
 
     def _tokens(self, texts: list[str]) -> Tensor:
         rows = [self.words.encode(text) for text in texts]

@@ -8,7 +8,9 @@ noise into actions, and the state's own token tells how far the subtask is. Time
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +21,8 @@ from pi_policy_node.policy.model import embed_time, times
 from pi_policy_node.policy.shapes import EyeShape, GemmaShape, MiniShape
 
 EYES = ("front", "left_wrist", "right_wrist", "rear")
+POINTING = EYES[:3]  # those that say where a thing is
+REACH = 0.1  # m (and rad): the unit in which the network speaks of places
 PAD, UNKNOWN, BEGIN, END = range(4)  # tokens that are no words
 _TEXT = 512  # position of the first word of the instruction; the state's token and the eyes' come before
 _SUBTASK, _SAID, _ACTION = _TEXT + 32, _TEXT + 64, _TEXT + 96
@@ -31,6 +35,8 @@ class Look:
     pictures: dict[str, Tensor]
     seen: Tensor  # bool [B, 4], by eye: there is a picture
     state: Tensor  # float [B, state_dim], normalised
+    cameras: Tensor  # float [B, 3, 3, 4]: the pointing eyes' optical frames in the base's
+    tools: Tensor  # float [B, 2, 3] m, in the base's frame
     instruction: Tensor  # int64 [B, N], padded with PAD
     subtask: Tensor  # int64 [B, M], padded; empty where it is to be said
 
@@ -42,7 +48,8 @@ class Scene:
     kv: KV
     valid: Tensor  # bool [B, P]
     hidden: Tensor  # [B, W] of the state's token
-    maps: dict[str, Tensor]  # eye -> logits [B, cells] of where the thing in question is
+    pointing: dict[str, Pointing]  # eye -> where the thing in question is
+    full: bool = False  # nothing is padded
 
 
 class SquaredRelu(nn.Linear):
@@ -61,8 +68,25 @@ class QuickGemma(Gemma):
             block.gate_up = SquaredRelu(shape.width, shape.mlp, bias=False)
 
 
+class Pointing(NamedTuple):
+    """Where an eye sees the thing in question."""
+
+    logits: Tensor  # [N, cells + 1]; the last: nowhere in the picture
+    votes: Tensor  # [N, cells, 3] m: its place in the camera's frame, were it in that cell
+    spot: Tensor  # [N, 3] m: what the cells say together
+    looks: Tensor  # [N, C + 1] what is seen there, and how surely there is anything
+
+
+class View(NamedTuple):
+    """What an eye has to say."""
+
+    tokens: Tensor  # [N, T, W]
+    places: Tensor | None = None  # [N, 1, W] centres of mass of its maps
+    pointing: Pointing | None = None
+
+
 class Eye(nn.Module):
-    """Pictures [N, 3, H, W] and what to look for [N, C] -> tokens [N, T, W], a token of places, a map of logits."""
+    """Pictures [N, 3, H, W] and what to look for [N, W] -> a View."""
 
     def __init__(self, shape: EyeShape, channels: int, width: int) -> None:
         super().__init__()
@@ -75,16 +99,22 @@ class Eye(nn.Module):
         self.reduce = nn.Conv2d(channels, width, patch, stride=patch)
         self.position = nn.Parameter(0.02 * torch.randn(shape.tokens, width))
         if shape.points:
-            self.maps = nn.Conv2d(channels, shape.points, 1)
+            self.maps = nn.Linear(channels, shape.points)
             self.query = nn.Linear(width, shape.points * channels)
             self.places = nn.Linear(3 * shape.points, width)
+            self.nowhere = nn.Linear(width, 1)
+            self.vote = nn.Linear(channels, 3)  # log depth, and where in the cell
         for part in (self.patches, *self.mix):
             nn.init.kaiming_normal_(part.weight, nonlinearity="relu")
             nn.init.zeros_(part.bias)
-        y, x = torch.meshgrid(torch.linspace(-1, 1, rows), torch.linspace(-1, 1, columns), indexing="ij")
-        self.register_buffer("grid", torch.stack((x.flatten(), y.flatten()), -1), persistent=False)
+        y, x = torch.meshgrid((torch.arange(rows) + 0.5) / rows, (torch.arange(columns) + 0.5) / columns, indexing="ij")
+        grid = 2 * torch.stack((x.flatten(), y.flatten()), -1) - 1
+        slope = math.tan(shape.fov / 2) * torch.tensor([shape.width / shape.height, 1.0])  # at the picture's edge
+        self.register_buffer("grid", grid, persistent=False)  # [cells, 2] in -1..1
+        self.register_buffer("rays", grid * slope, persistent=False)  # [cells, 2] m beside the axis at 1 m
+        self.register_buffer("cell", 2 * slope / torch.tensor([columns, rows]), persistent=False)  # [2] a cell's size
 
-    def forward(self, pictures: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    def forward(self, pictures: Tensor, wanted: Tensor) -> View:
         x = F.relu(self.patches(pictures.contiguous(memory_format=torch.channels_last)))  # a third off, on a CPU
         films = self.film(wanted)[..., None, None].chunk(2 * self.shape.blocks, 1)
         for i in range(self.shape.blocks):
@@ -93,15 +123,24 @@ class Eye(nn.Module):
         x = even(x)
         tokens = self.reduce(x).flatten(2).transpose(1, 2) + self.position
         if not self.shape.points:
-            return tokens, None, None
+            return View(tokens)
         with torch.autocast(x.device.type, enabled=False):  # bfloat16 would round places to half a pixel
-            x = x.float()
-            query = self.query(wanted.float()).unflatten(1, (self.shape.points, -1))  # [N, points, C]
-            maps = self.maps(x).flatten(2) + query @ x.flatten(2)  # [N, points, cells]
+            cells, wanted = x.float().flatten(2).transpose(1, 2), wanted.float()  # [N, cells, C]
+            query = self.query(wanted).unflatten(1, (self.shape.points, -1))  # [N, points, C]
+            maps = (self.maps(cells) + cells @ query.transpose(1, 2)).transpose(1, 2)  # [N, points, cells]
             shares = maps.softmax(-1)
             sure = (shares * shares).sum(-1, keepdim=True)
             places = self.places(torch.cat((shares @ self.grid, sure), -1).flatten(1))
-        return tokens, places[:, None], maps[:, 0]
+            return View(tokens, places[:, None], self._point(cells, maps[:, 0], self.nowhere(wanted)))
+
+    def _point(self, cells: Tensor, chart: Tensor, nowhere: Tensor) -> Pointing:
+        deep, beside = self.vote(cells).split((1, 2), -1)
+        depth = self.shape.depth * deep.clamp(-2, 2).exp()
+        votes = torch.cat(((self.rays + beside * self.cell) * depth, depth), -1)
+        shares = chart.softmax(-1)[:, None]  # [N, 1, cells]
+        logits = torch.cat((chart, nowhere), 1)
+        there = 1 - logits.softmax(-1)[:, -1:]
+        return Pointing(logits, votes, (shares @ votes)[:, 0], torch.cat(((shares @ cells)[:, 0], there), 1))
 
 
 def even(x: Tensor) -> Tensor:
@@ -135,6 +174,7 @@ class Mini(nn.Module):
         self.front = Eye(shape.front, shape.channels, width)
         self.wrist = Eye(shape.wrist, shape.channels, width)
         self.rear = Eye(shape.rear, shape.channels, width)
+        self.spot = nn.Sequential(nn.Linear(shape.channels + 1 + 9, width), nn.ReLU(), nn.Linear(width, width))
         self.camera = nn.Parameter(0.02 * torch.randn(len(EYES), width))
         self.absent = nn.Parameter(torch.zeros(len(EYES), width))
         self.roles = nn.Parameter(0.02 * torch.randn(3, width))  # instruction, subtask, what is being said
@@ -157,7 +197,7 @@ class Mini(nn.Module):
         words = self.embed(torch.cat((instruction, subtask), 1))
         there = torch.cat((instruction, subtask), 1) != PAD
         asked = self._asked(words, there, instruction.shape[1])
-        tokens, maps = self._eyes(look, asked)
+        tokens, pointing = self._eyes(look, asked)
         n, m = instruction.shape[1], subtask.shape[1]
         roles = torch.cat((self.roles[0].expand(n, -1), self.roles[1].expand(m, -1)))
         with torch.autocast(words.device.type, enabled=False):
@@ -166,7 +206,7 @@ class Mini(nn.Module):
         valid = torch.cat((torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)[:, : -(n + m)], there), 1)
         spots = torch.cat((torch.arange(x.shape[1] - n - m), _TEXT + torch.arange(n), _SUBTASK + torch.arange(m)))
         out, kv = self.vlm(x, spots[None].to(x.device), mask=None if drop else valid[:, None])
-        return Scene(kv, valid, out[:, 0], maps)
+        return Scene(kv, valid, out[:, 0], pointing, drop)
 
     def _asked(self, words: Tensor, there: Tensor, n: int) -> Tensor:
         """What to look for: the subtask where there is one, else the instruction. Read apart, so as not to mix."""
@@ -176,25 +216,31 @@ class Mini(nn.Module):
         step = self.reader(words[:, n:] + self.roles[1], there[:, n:])
         return torch.where(there[:, n:].any(1, keepdim=True), step, task)
 
-    def _eyes(self, look: Look, asked: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def _eyes(self, look: Look, asked: Tensor) -> tuple[Tensor, dict[str, Pointing]]:
         wrists = torch.cat((look.pictures["left_wrist"], look.pictures["right_wrist"]))
-        front, wrist, rear = (
-            self.front(look.pictures["front"], asked),
-            self.wrist(wrists, asked.repeat(2, 1)),
-            self.rear(look.pictures["rear"], asked),
-        )
         count = len(asked)
-        views = [front, tuple(part[:count] for part in wrist), tuple(part[count:] for part in wrist), rear]
-        tokens, maps = [], {}
-        for i, (eye, (cells, places, chart)) in enumerate(zip(EYES, views)):
-            part = cells if places is None else torch.cat((places, cells), 1)
+        wrist = self.wrist(wrists, asked.repeat(2, 1))
+        left, right = (View(wrist.tokens[part], wrist.places[part], Pointing(*(x[part] for x in wrist.pointing)))
+                       for part in (slice(count), slice(count, None)))
+        views = self.front(look.pictures["front"], asked), left, right, self.rear(look.pictures["rear"], asked)
+        tokens, pointing = [], {}
+        for i, (eye, view) in enumerate(zip(EYES, views)):
+            part = view.tokens
+            if view.pointing is not None:
+                pointing[eye] = view.pointing
+                part = torch.cat((view.places, self._spot(view.pointing, look.cameras[:, i], look.tools), part), 1)
             tokens.append(torch.where(look.seen[:, i, None, None], part, self.absent[i]) + self.camera[i])
-            if chart is not None:
-                maps[eye] = chart
-        return torch.cat(tokens, 1), maps
+        return torch.cat(tokens, 1), pointing
 
-    def point(self, look: Look) -> dict[str, Tensor]:
-        """The maps alone: where what the subtask names is, as each eye sees it."""
+    def _spot(self, pointing: Pointing, camera: Tensor, tools: Tensor) -> Tensor:
+        """[B, 1, W] what an eye points at: how it looks, and where it is from each tool and from the base."""
+        with torch.autocast(tools.device.type, enabled=False):
+            place = (camera[:, :, :3] @ pointing.spot[..., None])[..., 0] + camera[:, :, 3]  # [B, 3]
+            apart = torch.cat(((place[:, None] - tools).flatten(1), place), 1) / REACH
+            return self.spot(torch.cat((pointing.looks, apart), 1))[:, None]
+
+    def point(self, look: Look) -> dict[str, Pointing]:
+        """Only where what the subtask names is, as each eye sees it."""
         words, there = self.embed(look.subtask), look.subtask != PAD
         return self._eyes(look, self.reader(words + self.roles[1], there))[1]
 
@@ -240,7 +286,7 @@ class Mini(nn.Module):
         time = embed_time(t[:, None], self.shape.expert.width)
         modulations = self.expert.modulate(F.silu(self.time_out(F.silu(self.time_in(time)))))
         y = self.action_in(x) + self.given * given[..., None]
-        mask = None if bool(valid.all()) else F.pad(valid, (0, x.shape[1]), value=True)[:, None]
+        mask = None if scene.full else F.pad(valid, (0, x.shape[1]), value=True)[:, None]
         spots = (_ACTION + torch.arange(x.shape[1], device=x.device))[None]
         y, _ = self.expert(y, spots, mask=mask, past=kv, modulations=modulations)
         with torch.autocast(y.device.type, enabled=False):

@@ -61,6 +61,8 @@ class EyeShape:
     width: int
     grid: tuple[int, int]  # tokens down and across; divides the cells
     blocks: int = 2
+    fov: float = 1.0  # rad, of the camera, from top to bottom
+    depth: float = 0.5  # m from the camera to what it usually looks at
     points: int = 8  # places it points at
     patch: int = 4
 
@@ -78,9 +80,9 @@ class MiniShape:
     """The mini policy: the same blocks as above under convolutional eyes that are told what to look for."""
 
     name: str = "mini"
-    front: EyeShape = EyeShape(height=72, width=96, grid=(6, 8))
-    wrist: EyeShape = EyeShape(height=48, width=64, grid=(2, 2))
-    rear: EyeShape = EyeShape(height=48, width=64, grid=(2, 2), blocks=1, points=0)
+    front: EyeShape = EyeShape(height=120, width=160, grid=(6, 8), fov=0.95, depth=0.9)
+    wrist: EyeShape = EyeShape(height=60, width=80, grid=(3, 4), fov=1.1, depth=0.15)
+    rear: EyeShape = EyeShape(height=36, width=48, grid=(3, 3), fov=0.95, blocks=1, points=0)
     channels: int = 32
     vlm: GemmaShape = GemmaShape(width=128, depth=3, mlp=384, heads=4, head_dim=32)
     expert: GemmaShape = GemmaShape(width=128, depth=3, mlp=384, heads=4, head_dim=32)

@@ -89,10 +89,16 @@ class Film:
 
     def _outside(self, moment: Moment) -> np.ndarray:
         model, data = self._simulator.model, self._simulator.physics.data
-        if moment.qpos is not None:
-            data.qpos[:] = moment.qpos
-            mujoco.mj_forward(model.mj, data)
-            return self._from_beside(*data.qpos[model.base_qpos])
+        if moment.qpos is None:
+            self._pose(moment)
+            return self._from_beside(*moment.base)
+        data.qpos[:] = moment.qpos
+        mujoco.mj_forward(model.mj, data)
+        return self._from_beside(*data.qpos[model.base_qpos])
+
+    def _pose(self, moment: Moment) -> None:
+        """Puts the robot where it was measured."""
+        model, data = self._simulator.model, self._simulator.physics.data
         for name, value in moment.joints.items():
             joint = mujoco.mj_name2id(model.mj, mujoco.mjtObj.mjOBJ_JOINT, name)
             if joint >= 0:
@@ -100,7 +106,6 @@ class Film:
         if len(model.base_qpos):
             data.qpos[model.base_qpos] = moment.base
         mujoco.mj_forward(model.mj, data)
-        return self._from_beside(*moment.base)
 
     def _from_beside(self, x: float = 0.0, y: float = 0.0, yaw: float = 0.0) -> np.ndarray:
         # The camera goes along with the base, so that the robot stays in the picture, but does not turn with it.

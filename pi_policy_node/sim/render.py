@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import mujoco
 import numpy as np
 
 from pi_policy_node.sim import meshes
 from pi_policy_node.sim.model import Model
+
+Size = tuple[int, int] | Mapping[str, tuple[int, int]] | None  # (h, w) of all cameras, or by camera
 
 
 class Renderer:
@@ -40,8 +43,8 @@ class Renderer:
         self._views = [_fixed(mj.camera(camera.name).id) for camera in model.robot.cameras]
         self._endless = mj.geom_type == mujoco.mjtGeom.mjGEOM_PLANE
 
-    def cameras(self, data: mujoco.MjData, names, size: tuple[int, int] | None = None) -> dict[str, np.ndarray]:
-        """Images uint8 [h, w, 3] of the robot's cameras, each in its own size, or all in `size` (h, w).
+    def cameras(self, data: mujoco.MjData, names, size: Size = None) -> dict[str, np.ndarray]:
+        """Images uint8 [h, w, 3] of the robot's cameras, each in its own size where `size` has none for it.
 
         The robot's first camera carries the headlight for all of them: the light must not move with the hands.
         """
@@ -50,7 +53,7 @@ class Renderer:
         try:
             for camera, view in zip(self._model.robot.cameras, self._views):
                 if camera.name in names:
-                    shape = size or (camera.height, camera.width)
+                    shape = size_of(camera, size)
                     mj.geom_group[:] = np.where(self._in_sight(data, view.fixedcamid, shape), groups, meshes.HIDDEN)
                     images[camera.name] = self._render(data, view, shape, light=self._views[0])
         finally:
@@ -94,6 +97,12 @@ class Renderer:
     def close(self) -> None:
         self._context.free()
         self._gl.free()
+
+
+def size_of(camera, size: Size) -> tuple[int, int]:
+    """(h, w) of a camera's images."""
+    given = size.get(camera.name) if isinstance(size, Mapping) else size
+    return given or (camera.height, camera.width)
 
 
 def _fixed(camera: int) -> mujoco.MjvCamera:

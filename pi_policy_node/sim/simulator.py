@@ -14,7 +14,7 @@ from pi_policy_node.sim.controllers import (GripperActionController, PositionCon
                                             TwistController)
 from pi_policy_node.sim.model import TIMESTEP, build
 from pi_policy_node.sim.physics import Physics, Thing
-from pi_policy_node.sim.render import Renderer
+from pi_policy_node.sim.render import Renderer, Size, size_of
 from pi_policy_node.sim.scene import Scene, sample
 
 Controller = TrajectoryController | PositionController | GripperActionController | TwistController
@@ -30,11 +30,11 @@ class Simulator:
     """A robot in a world. Not thread-safe; rendering belongs to the thread that first asks for an image.
 
     scene: a Scene, or the name of a sampler. cameras: those that `observe` renders (all when None). size: (h, w) of
-    their images, each camera's own when None.
+    their images, or that by camera; each camera's own where there is none.
     """
 
     def __init__(self, robot: Robot, scene: Scene | str = "", seed: int = 0, *, cameras: Sequence[str] | None = None,
-                 size: tuple[int, int] | None = None, start: float = 1.0):
+                 size: Size = None, start: float = 1.0):
         self.robot = robot
         self.model = build(robot)
         self.physics = Physics(self.model)
@@ -156,8 +156,8 @@ class Simulator:
         self._renderers.clear()
 
     def _largest(self) -> tuple[int, int]:
-        used = [c for c in self.robot.cameras if c.name in self.cameras]
-        return self.size or (max(c.height for c in used), max(c.width for c in used))
+        sizes = [size_of(camera, self.size) for camera in self.robot.cameras if camera.name in self.cameras]
+        return max(height for height, _ in sizes), max(width for _, width in sizes)
 
     def _renderer(self, pretty: bool, size: tuple[int, int]) -> Renderer:
         made, renderer = self._renderers.get(pretty, ((0, 0), None))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 from harness import RobotUnderTest, small_robot
+from lifecycle_msgs.msg import Transition
+from player import Player
 
 
 @pytest.fixture(scope="module")
@@ -16,3 +18,12 @@ def robot(ros, tmp_path_factory):
         yield one
     finally:
         one.close()
+
+
+@pytest.fixture(scope="module")
+def player(robot):
+    """A policy made by hand, in the place of the robot's own."""
+    robot.lifecycle("policy", Transition.TRANSITION_DEACTIVATE)
+    one = Player(robot)
+    yield one
+    one.end()

@@ -6,8 +6,7 @@ import time
 import numpy as np
 import pytest
 from harness import ATTEMPTS, SLACK
-from lifecycle_msgs.msg import Transition
-from player import PERIOD, Player
+from player import PERIOD
 from std_srvs.srv import Trigger
 
 from pi_msgs.msg import BridgeStatus
@@ -15,14 +14,6 @@ from pi_policy_node.robot import Kinematics
 
 BRAKE = 0.3
 HORIZON_LEFT = 0.8  # s: max_blind, beyond which no plan is played
-
-
-@pytest.fixture(scope="module")
-def player(robot):
-    robot.lifecycle("policy", Transition.TRANSITION_DEACTIVATE)
-    one = Player(robot)
-    yield one
-    one.end()
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 from harness import RobotUnderTest, again
-from lifecycle_msgs.msg import Transition
 from player import Player
 from sensor_msgs.msg import JointState
 from std_srvs.srv import Trigger
@@ -145,14 +144,6 @@ class Hand:
         assert np.linalg.norm(thing - tool) < NEAR, f"the block is at {thing}, the tool at {tool}; {self.rut.tell()}"
         assert thing[2] > self.low[2] + 0.08, f"the block is only {thing[2] - self.low[2]:.3f} m up; {self.rut.tell()}"
         return thing - tool
-
-
-@pytest.fixture(scope="module")
-def player(robot):
-    robot.lifecycle("policy", Transition.TRANSITION_DEACTIVATE)
-    one = Player(robot)
-    yield one
-    one.end()
 
 
 @pytest.fixture

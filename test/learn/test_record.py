@@ -11,7 +11,7 @@ from pi_policy_node.robot import load_robot
 from pi_policy_node.sim.tasks import draw, vocabulary
 
 ROBOT = load_robot("pi_mobile")
-RECIPE = Recipe("pi_mobile", ("drawer", "put"), 1, 40, cameras=("front_camera",), size=32, disturb=1.0)
+RECIPE = Recipe("pi_mobile", ("drawer", "put"), 1, 40, cameras=("front_camera",), size=(32,), disturb=1.0)
 
 
 @pytest.fixture(scope="module")
@@ -101,8 +101,8 @@ def test_images_survive_and_files_that_are_none_are_named(tmp_path, episodes):
 
 
 def test_a_folder_holds_one_recipe(recorded):
-    other = Recipe("pi_mobile", ("put",), 1, 40, cameras=("front_camera",), size=48, disturb=1.0)
-    with pytest.raises(EpisodesError, match="another recipe \\(size 32\\)"):
+    other = Recipe("pi_mobile", ("put",), 1, 40, cameras=("front_camera",), size=(48,), disturb=1.0)
+    with pytest.raises(EpisodesError, match="another recipe \\(size \\[32\\]\\)"):
         record(other, recorded, workers=1, report=lambda one, left: None)
 
 

@@ -158,6 +158,21 @@ def test_chunks_stay_in_their_episode_and_know_what_was_no_purpose(files):
     assert np.isclose(weights[sorts == "done"].sum(), 0.3 * weights[sorts == "pick"].sum())
 
 
+def test_an_eye_looks_through_the_camera_that_the_labels_look_through(files):
+    """A thing at depth z on the ray of its cell is where the labels say it is, to within half a cell."""
+    data, eyes = Demonstrations(ROBOT, SHAPE, files), training.Mini(SHAPE, 30)
+    batch = data.batch(np.arange(30), 0, Words(vocabulary()), data.scales())
+    for i, (eye, part) in enumerate((("front", eyes.front), ("left_wrist", eyes.wrist), ("right_wrist", eyes.wrist))):
+        cell, spot = batch.cells[eye], batch.spots[:, i]
+        there = (cell >= 0) & (cell < len(part.rays))
+        apart = (spot[there, :2] / spot[there, 2:] - part.rays[cell[there]]).abs()
+        assert (apart <= part.cell / 2 + 1e-5).all(), eye
+        beside = cell == len(part.rays)
+        out = (spot[beside, :2] / spot[beside, 2:]).abs() > part.rays.max(0).values + part.cell / 2
+        assert (out.any(1) | (spot[beside, 2] < 0.03)).all(), eye
+        assert there.any() or beside.any()
+
+
 def test_segments():
     assert segments(np.array([0, 0, 1, 2, 2])) == [(0, 2), (2, 3), (3, 5)]
 
