@@ -13,11 +13,11 @@ from pathlib import Path
 from pi_policy_node.cli import CommandError
 from pi_policy_node.environment import claim_domain, ros_environment
 
-HELP = "the simulated robot: `bench` its speed, `render` pictures of its world, `record` demonstrations"
+HELP = "the simulated robot: `bench` its speed, `render` its world, `record` demonstrations, `look` at many scenes"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    verbs = parser.add_subparsers(dest="what", required=True, metavar="bench|render|record")
+    verbs = parser.add_subparsers(dest="what", required=True, metavar="bench|render|record|look")
     bench = verbs.add_parser("bench", help="times faster than real time, in lockstep and as a ROS node")
     bench.add_argument("--seconds", type=float, default=5.0, help="how long each row is measured (default 5)")
     bench.add_argument("--json", type=Path, metavar="FILE", help="also write the table there")
@@ -31,6 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     render.add_argument("--elevation", type=float, default=-22.0, help="degrees, of the free camera")
     render.add_argument("--distance", type=float, default=2.6, help="m, of the free camera")
     _record_arguments(verbs.add_parser("record", help="make demonstrations of tasks with the scripted expert"))
+    _look_arguments(verbs.add_parser("look", help="make pictures of scenes, each with where everything in it is"))
     for verb in (bench, render):
         verb.add_argument("--robot", default="pi_mobile", help="a name under config/robots, or a file")
         verb.add_argument("--scene", default="", help="a scene's name; a wrong one lists them")
@@ -41,8 +42,8 @@ def run(args: argparse.Namespace) -> int:
     from pi_policy_node.robot import RobotError, load_robot
     from pi_policy_node.sim import SceneError
 
-    if args.what == "record":
-        return _record(args)
+    if args.what in ("record", "look"):
+        return _record(args) if args.what == "record" else _look(args)
     try:
         robot = load_robot(args.robot)
         return (_bench if args.what == "bench" else _render)(robot, args)
@@ -235,6 +236,45 @@ def _recipe(args: argparse.Namespace):
         raise CommandError(f"--size must be one number or one for each camera, each between 16 and 640, not {args.size}")
     return Recipe("pi_mobile", names, args.episodes, args.seed, args.split, cameras, size, args.every,
                   not args.raw, args.disturb, str(args.takeover.resolve()) if args.takeover else "")
+
+
+# ------------------------------------------------------------------------------------------------------------- look
+
+def _look_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--scenes", type=int, default=10000, help="pictures of each camera (default 10000)")
+    parser.add_argument("--seed", type=int, default=0, help="of the first scene; the others follow")
+    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="what is there already is kept")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: one per core)")
+
+
+def _look(args: argparse.Namespace) -> int:
+    from pi_policy_node.learn.dataset import CAMERAS, WIDTHS
+    from pi_policy_node.learn.episodes import EpisodesError
+    from pi_policy_node.learn.glances import GlanceRecipe, record
+    from pi_policy_node.sim.tasks import KEPT_SEEDS
+
+    for option, low, high in (("scenes", 1, 10**7), ("workers", 1, 512), ("seed", 0, KEPT_SEEDS - args.scenes)):
+        if not low <= getattr(args, option) <= high:
+            raise CommandError(f"--{option} must be between {low} and {high}, not {getattr(args, option)}")
+    made, begun = 0, time.monotonic()
+
+    def report(count: int, left: int) -> None:
+        nonlocal made
+        made += count
+        pace = made / (time.monotonic() - begun)
+        print(f"{made} scenes, {pace:.0f} per s, {left} left, {_minutes(left / pace)}", flush=True)
+
+    try:
+        record(GlanceRecipe("pi_mobile", args.scenes, args.seed, tuple(CAMERAS.values()), WIDTHS), args.out,
+               workers=args.workers, report=report)
+    except EpisodesError as error:
+        raise CommandError(str(error)) from None
+    except OSError as error:
+        raise CommandError(f"cannot write to {args.out}: {error.strerror}") from None
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from there")
+        return 130
+    return 0
 
 
 def _minutes(seconds: float) -> str:

@@ -18,6 +18,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("what", choices=("mini",))
     parser.add_argument("--data", type=Path, action="append", required=True, metavar="FOLDER",
                         help="recorded with ./pi sim record; may be given several times")
+    parser.add_argument("--glances", type=Path, action="append", default=[], metavar="FOLDER",
+                        help="pictures with answers, made with ./pi sim look; may be given several times")
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER",
                         help="checkpoint, weights and curves; a run that was begun there goes on")
     parser.add_argument("--recipe", type=Path, default=RECIPE, metavar="FILE", help="default config/recipes/mini.yaml")
@@ -33,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     import torch
 
+    from pi_policy_node.learn import glances
     from pi_policy_node.learn.episodes import EpisodesError
     from pi_policy_node.learn.recipe import RecipeError, load_recipe
     from pi_policy_node.learn.train import Run, TrainError, shards, train
@@ -46,7 +49,8 @@ def run(args: argparse.Namespace) -> int:
     try:
         recipe = load_recipe(args.recipe, steps=args.steps)
         compiled = not args.no_compile and (device != "cpu" or shutil.which("g++") is not None)
-        run = Run(recipe, shards(args.data), args.out, args.init, workers, device, args.minutes, compiled)
+        pictures = tuple(file for folder in args.glances for file in glances.shards(folder))
+        run = Run(recipe, shards(args.data), args.out, pictures, args.init, workers, device, args.minutes, compiled)
         done = train(run, _report)
     except (EpisodesError, RecipeError, TrainError, CheckpointError, RobotError) as error:
         raise CommandError(str(error)) from None

@@ -1,32 +1,33 @@
-"""Demonstrations in memory, and batches of them: what mini sees, and what it should have said and done.
-
-Pictures stay JPEGs until a batch needs them. Which steps are in a batch follows from its number alone.
-"""
+"""Demonstrations in memory, and batches of them: what mini sees, and what it should have said and done."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
 
-from pi_policy_node.learn import episodes
+from pi_policy_node.learn import episodes, glances
 from pi_policy_node.learn.episodes import Episode, EpisodesError
-from pi_policy_node.learn.labels import Labeller, segments
+from pi_policy_node.learn.labels import Labeller, project, segments
+from pi_policy_node.learn.pictures import Pictures, cells, eye_shape, to_float
 from pi_policy_node.policy.mini_model import BEGIN, END, EYES, PAD, POINTING, REACH, UNKNOWN, Look
 from pi_policy_node.policy.mini_rows import Scales, origin
 from pi_policy_node.policy.mini_words import Words, split
 from pi_policy_node.policy.shapes import MiniShape
-from pi_policy_node.robot import Robot
+from pi_policy_node.robot import Kinematics, Robot
 from pi_policy_node.sim.tasks import language
+from pi_policy_node.sim.tasks.goals import IN
 from pi_policy_node.sim.world import COLOURS, PLACES
 from pi_policy_node.sim.world import KINDS as THINGS
 
+MAPS = {eye: math.prod(eye_shape(MiniShape(), eye).cells) for eye in POINTING}  # cells
 CAMERAS = dict(zip(EYES, ("front_camera", "left_wrist_camera", "right_wrist_camera", "rear_camera")))
+WIDTHS = (160, 80, 80, 48)  # pixels, of the pictures that are recorded for these cameras
 VALIDATION = 20  # every so many seeds one is never trained on
 WORDS, ORDER = 16, 12  # most words of an instruction, and of a subtask: one length for all batches
 NEAR = 40  # steps from the end of a subtask, or from a hand's opening or closing, that are looked at more often
@@ -34,6 +35,23 @@ BEGIN_OF_ALL = 50  # steps at first, when the hands are at home as they are when
 KINDS = {"pick": "pick", "place": "place", "open": "drawer", "close": "drawer", "drive": "drive", "done": "done"}
 MATTER = (*COLOURS, *THINGS, *PLACES, "left", "right", "next", "top", "drawer", "open", "close", "closed", "shut",
           "everything", "all", "colour")  # without these a sentence would mean something else
+
+
+@dataclass
+class Glance:
+    """Pictures in which K things are to be found each."""
+
+    look: Look
+    questions: Tensor  # int64 [B, K, N] words, as a subtask has them
+    cells: dict[str, Tensor]  # eye -> int64 [B, K] of its map, one behind the last: not in the picture; -1: unknown
+    spots: Tensor  # float [B, K, 3, 3] m: the places in the pointing eyes' frames, NaN: unknown
+
+    def to(self, device: str) -> Glance:
+        return self if device == "cpu" else moved(self, device)
+
+    def there(self, eye: str) -> Tensor:
+        """bool [B, K]: it is in the picture."""
+        return (self.cells[eye] >= 0) & (self.cells[eye] < MAPS[eye])
 
 
 @dataclass
@@ -49,8 +67,7 @@ class Batch:
     arm: Tensor  # int64 [B], -1: none
     reach: Tensor  # float [B, 3] in REACH, NaN: unknown
     base: Tensor  # float [B, 3] in REACH
-    cells: dict[str, Tensor]  # eye -> int64 [B] of its map, one behind the last: not in the picture; -1: unknown
-    spots: Tensor  # float [B, 3, 3] m: that place in the pointing eyes' frames, NaN: unknown
+    glance: Glance  # with one question each, the subtask's
 
     def to(self, device: str) -> Batch:
         if device == "cpu":
@@ -83,15 +100,14 @@ class Demonstrations:
         self.subtasks: list[str] = []
         self.families: list[str] = []
         self._text: dict[str, int] = {}
-        self._jpegs: dict[str, list[np.ndarray]] = {eye: [] for eye in EYES}
+        self._pictures = Pictures(shape)
         steps = 0
         for file in files:
             for episode in episodes.read(file):
                 self._add(episode, labeller.label(episode), steps, parts)
                 steps += len(episode.state)
         self.__dict__.update({name: np.concatenate(found) for name, found in parts.items()})
-        self._blobs = {eye: np.concatenate(found) if found else None for eye, found in self._jpegs.items()}
-        del self._jpegs
+        self._pictures.close()
 
     # arrays over steps
     state: np.ndarray  # [T, A]
@@ -133,12 +149,9 @@ class Demonstrations:
             "cameras": np.stack([labels.cameras[CAMERAS[eye]][frames] for eye in POINTING], 1),
         }
         for eye, camera in CAMERAS.items():
-            found[f"{eye}_cell"] = self._cells(eye, labels.cells[camera][frames], labels.reach[frames])
-            images = e.images.get(camera)
-            sizes = np.zeros(len(frames), np.int64) if images is None else np.array([len(i) for i in images])
-            found[f"{eye}_size"] = sizes
-            if images is not None:
-                self._jpegs[eye].append(np.frombuffer(b"".join(images), np.uint8))
+            known = np.isfinite(labels.reach[frames, 0])
+            found[f"{eye}_cell"] = np.where(known, cells(eye_shape(self.shape, eye), labels.cells[camera][frames]), -1)
+            self._pictures.add(eye, e.images.get(camera), len(frames))
         for name, values in found.items():
             parts.setdefault(name, []).append(values)
 
@@ -147,17 +160,6 @@ class Demonstrations:
             self._text[text] = len(self.subtasks)
             self.subtasks.append(text)
         return self._text[text]
-
-    def _cells(self, eye: str, places: np.ndarray, reach: np.ndarray) -> np.ndarray:
-        """[F] the cell of the eye's map, one more where the place is not in the picture, -1 where it is unknown."""
-        rows, columns = self._eye(eye).cells
-        inside = np.isfinite(places[:, 0])
-        x, y = np.where(inside[:, None], places, 0.0).T
-        cell = (y * rows).astype(int).clip(0, rows - 1) * columns + (x * columns).astype(int).clip(0, columns - 1)
-        return np.where(inside, cell, np.where(np.isfinite(reach[:, 0]), rows * columns, -1))
-
-    def _eye(self, eye: str):
-        return self.shape.wrist if "wrist" in eye else getattr(self.shape, eye)
 
     # ---- what is usual, and which frames
 
@@ -201,39 +203,13 @@ class Demonstrations:
 
     # ---- a batch
 
-    def pictures(self, frames: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray]:
-        """uint8 [N, h, w, 3] by eye, and which there are [N, eyes]."""
-        seen = np.zeros((len(frames), len(EYES)), bool)
-        result = {}
-        for i, eye in enumerate(EYES):
-            shape = self._eye(eye)
-            out = np.zeros((len(frames), shape.height, shape.width, 3), np.uint8)
-            ends = self._ends(eye)
-            for row, frame in enumerate(frames):
-                size = getattr(self, f"{eye}_size")[frame]
-                if size:
-                    data = self._blobs[eye][ends[frame] - size : ends[frame]]
-                    image = cv2.imdecode(data, cv2.IMREAD_COLOR)
-                    if image.shape[:2] != out.shape[1:3]:
-                        image = cv2.resize(image, (shape.width, shape.height), interpolation=cv2.INTER_AREA)
-                    out[row] = image[..., ::-1]
-                    seen[row, i] = True
-            result[eye] = out
-        return result, seen
-
-    def _ends(self, eye: str) -> np.ndarray:
-        name = f"_{eye}_ends"
-        if name not in self.__dict__:
-            self.__dict__[name] = np.cumsum(getattr(self, f"{eye}_size"))
-        return self.__dict__[name]
-
     def batch(self, frames: np.ndarray, asked: int, words: Words, scales: Scales, *,
               rng: np.random.Generator | None = None) -> Batch:
         """rng: also vary what is seen and read, for training."""
-        raw, seen = self.pictures(frames)
+        raw, seen = self._pictures.decode(frames)
         if rng is not None:
             seen &= rng.random(seen.shape) > 0.02
-        pictures = {eye: _float(images, rng) for eye, images in raw.items()}
+        pictures = {eye: to_float(images, rng) for eye, images in raw.items()}
         steps = self.step[frames]
         knots, learn = self.chunk(frames[asked:])
         at = origin(self.robot, self.state[steps[asked:]].astype(np.float64))
@@ -245,15 +221,84 @@ class Demonstrations:
         tools, poses = self.tools[steps].reshape(-1, 2, 3), self.cameras[frames]
         place = self.reach[frames] + tools[np.arange(len(frames)), np.maximum(self.arm[frames], 0)]
         look = Look(pictures, torch.from_numpy(seen), torch.from_numpy(scales.state_in(self.seen_state(steps))),
-                    torch.from_numpy(poses), torch.from_numpy(tools), _pad(tasks, WORDS),
-                    _pad([[]] * asked + orders[asked:], ORDER))
+                    torch.from_numpy(poses), torch.from_numpy(tools), pad(tasks, WORDS),
+                    pad([[]] * asked + orders[asked:], ORDER))
         return Batch(
-            look, asked, _pad([[BEGIN, *tokens, END] for tokens in orders[:asked]], ORDER + 2),
+            look, asked, pad([[BEGIN, *tokens, END] for tokens in orders[:asked]], ORDER + 2),
             torch.from_numpy(scales.knots_in(knots, at)), torch.from_numpy(learn),
             torch.from_numpy(self.progress[frames]), torch.from_numpy(self.arm[frames].astype(np.int64)),
             torch.from_numpy(self.reach[frames] / REACH), torch.from_numpy(self.base[frames] / REACH),
-            {eye: torch.from_numpy(getattr(self, f"{eye}_cell")[frames]) for eye in POINTING},
-            torch.from_numpy(np.einsum("bkji,bkj->bki", poses[..., :3], place[:, None] - poses[..., 3])))
+            Glance(look, look.subtask[:, None],
+                   {eye: torch.from_numpy(getattr(self, f"{eye}_cell")[frames])[:, None] for eye in POINTING},
+                   torch.from_numpy(_seen_from(poses, place[:, None]))))
+
+
+KINDS_ASKED = {"pick": 4.0, "into": 2.0, "beside": 1.0, "onto": 1.0, "drawer": 0.3}  # in these parts
+
+
+class Asked:
+    """Pictures with answers (learn/glances.py), in memory. M answers."""
+
+    def __init__(self, robot: Robot, shape: MiniShape, files: Sequence[Path]) -> None:
+        self.robot, self.shape = robot, shape
+        kinematics, self._pictures = Kinematics(robot), Pictures(shape)
+        made = [glances.read(file) for file in files]
+        self.state = np.concatenate([one.state for one in made]).astype(np.float64)
+        before = np.cumsum([0, *(len(one.state) for one in made)])
+        self.frame = np.concatenate([one.frame + k for one, k in zip(made, before)])
+        self.words = [text for one in made for text in one.words]
+        self.place = np.concatenate([one.place for one in made])
+        tools = kinematics.tools(self.state)
+        self.tools = np.stack([tools[g.name] for g in robot.groups if g.kind == "arm"], 1).astype(np.float32)
+        names = {camera.name: camera for camera in robot.cameras}
+        poses = {eye: kinematics.link_pose(self.state, names[CAMERAS[eye]].frame) for eye in POINTING}
+        self.cameras = np.stack([poses[eye][:, :3] for eye in POINTING], 1).astype(np.float32)
+        self.cell = {eye: cells(eye_shape(shape, eye), project(names[CAMERAS[eye]], poses[eye][self.frame], self.place))
+                     for eye in POINTING}
+        for one in made:
+            for eye, camera in CAMERAS.items():
+                self._pictures.add(eye, one.images.get(camera), len(one.state))
+        self._pictures.close()
+        kinds = [_kind(text) for text in self.words]
+        count = {kind: kinds.count(kind) for kind in KINDS_ASKED}
+        self._weight = np.array([KINDS_ASKED[kind] / count[kind] for kind in kinds])  # how often each is worth asking
+        self._first = np.searchsorted(self.frame, np.arange(len(self.state) + 1))
+
+    def __len__(self) -> int:
+        """Pictures."""
+        return len(self.state)
+
+    def batch(self, frames: np.ndarray, questions: int, words: Words, *, rng: np.random.Generator) -> Glance:
+        raw, seen = self._pictures.decode(frames)
+        which = np.array([self._choose(frame, questions, rng) for frame in frames])  # [B, K]
+        poses = self.cameras[frames]
+        look = Look({eye: to_float(images, rng) for eye, images in raw.items()}, torch.from_numpy(seen),
+                    torch.zeros(len(frames), self.shape.state_dim), torch.from_numpy(poses),
+                    torch.from_numpy(self.tools[frames]), *torch.zeros(2, len(frames), 0, dtype=torch.int64))
+        asked = pad([words.encode(self.words[k]) for k in which.flat], ORDER).unflatten(0, which.shape)
+        return Glance(look, asked, {eye: torch.from_numpy(self.cell[eye][which]) for eye in POINTING},
+                      torch.from_numpy(_seen_from(poses, self.place[which])))
+
+    def _choose(self, frame: int, count: int, rng: np.random.Generator) -> np.ndarray:
+        """The numbers of some of a picture's answers."""
+        answers = np.arange(self._first[frame], self._first[frame + 1])
+        chance = self._weight[answers] / self._weight[answers].sum()
+        return rng.choice(answers, count, p=chance, replace=count > len(answers))
+
+
+def _kind(text: str) -> str:
+    """What sort of question a subtask's words are."""
+    first, *_, last = text.split()
+    if first != "place":
+        return first if first == "pick" else "drawer"
+    if "of" in text.split():
+        return "beside"
+    return "into" if last in IN else "onto"
+
+
+def _seen_from(poses: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """Places [B, K, 3] as the cameras [B, E, 3, 4] see them: [B, K, E, 3]."""
+    return np.einsum("beji,bkej->bkei", poses[..., :3], places[:, :, None] - poses[:, None, :, :, 3])
 
 
 def vocabulary() -> list[str]:
@@ -263,15 +308,6 @@ def vocabulary() -> list[str]:
     return sorted({*known, *COLOURS, *THINGS, *PLACES, *split(subtasks)})
 
 
-def _float(images: np.ndarray, rng: np.random.Generator | None) -> Tensor:
-    """uint8 [N, h, w, 3] -> float [N, 3, h, w] in -1..1; in training brighter or darker by a little."""
-    x = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
-    if rng is not None:
-        gain = torch.from_numpy(rng.uniform(0.85, 1.15, (len(x), 1, 1, 1)).astype(np.float32))
-        x = ((x + 1) * gain - 1).clamp(max=1)
-    return x.contiguous()
-
-
 def _forget(tokens: list[int], matter: set[int], rng: np.random.Generator, *, keep: bool) -> list[int]:
     """A sentence as it may also come: with other words around those that matter, or (with a subtask) not at all."""
     if not keep and rng.random() < 0.15:
@@ -279,6 +315,6 @@ def _forget(tokens: list[int], matter: set[int], rng: np.random.Generator, *, ke
     return [UNKNOWN if token not in matter and rng.random() < 0.1 else token for token in tokens]
 
 
-def _pad(rows: list[list[int]], count: int) -> Tensor:
+def pad(rows: list[list[int]], count: int) -> Tensor:
     return torch.tensor([[*row, *[PAD] * (count - len(row))] for row in rows], dtype=torch.int64).reshape(
         len(rows), count)

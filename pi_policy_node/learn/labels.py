@@ -66,7 +66,7 @@ class Labeller:
                 begin = turn + 1
         reach = place - tools[np.arange(count), np.maximum(arm, 0)]
         poses = {camera.name: self.kinematics.link_pose(state, camera.frame) for camera in self.robot.cameras}
-        cells = {camera.name: _project(camera, poses[camera.name], place) for camera in self.robot.cameras}
+        cells = {camera.name: project(camera, poses[camera.name], place) for camera in self.robot.cameras}
         return Labels(tools.astype(np.float32), arm, reach.astype(np.float32), base.astype(np.float32), cells,
                       {name: pose[:, :3].astype(np.float32) for name, pose in poses.items()})
 
@@ -79,7 +79,7 @@ class Labeller:
         return np.stack((x, y, yaw), 1)
 
 
-def _project(camera, pose: np.ndarray, place: np.ndarray) -> np.ndarray:
+def project(camera, pose: np.ndarray, place: np.ndarray) -> np.ndarray:
     """[T, 2] x and y of a place in the camera's picture, 0..1; NaN where it is not in it."""
     seen = np.einsum("tji,tj->ti", pose[:, :3, :3], place - pose[:, :3, 3])
     scale = 0.5 / math.tan(camera.fov / 2)

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pi_policy_node.learn.dataset import Batch, Demonstrations
+from pi_policy_node.learn.dataset import Batch, Demonstrations, Glance
 from pi_policy_node.policy.mini_model import PAD, REACH, Mini, Pointing, Scene
 from pi_policy_node.policy.mini_rows import Scales, origin
 from pi_policy_node.policy.mini_words import Words
@@ -68,8 +68,8 @@ def losses(model: Mini, batch: Batch, noise: Noise) -> dict[str, Tensor]:
         "reach": _mean(F.smooth_l1_loss(told["reach"], batch.reach.nan_to_num(), reduction="none", beta=0.1).mean(1),
                        act & known),
         "base": _mean(F.smooth_l1_loss(told["base"], batch.base, reduction="none", beta=0.1).mean(1), act),
-        "cells": cells(scene.pointing, batch, act),
-        "spots": spots(scene.pointing, batch, act),
+        "cells": cells(scene.pointing, batch.glance, act[:, None]),
+        "spots": spots(scene.pointing, batch.glance, act[:, None]),
     }
     if batch.asked:
         logits, _ = model.say(_rows(scene, slice(0, batch.asked)), batch.said[:, :-1])
@@ -77,29 +77,33 @@ def losses(model: Mini, batch: Batch, noise: Noise) -> dict[str, Tensor]:
     return result
 
 
-def glances(model: Mini, batch: Batch) -> Tensor:
-    """What is learnt from frames that are only looked at."""
-    pointing, everything = model.point(batch.look), torch.ones_like(batch.arm, dtype=torch.bool)
+def glances(model: Mini, batch: Glance) -> Tensor:
+    """What is learnt from pictures that are only looked at."""
+    pointing, everything = model.point(batch.look, batch.questions), torch.ones_like(batch.questions[..., 0]) > 0
     return cells(pointing, batch, everything) + spots(pointing, batch, everything)
 
 
-def cells(pointing: dict[str, Pointing], batch: Batch, which: Tensor) -> Tensor:
-    """How far the maps are from where the hand will open or close."""
-    return sum(_mean(F.cross_entropy(seen.logits.float(), batch.cells[eye].clamp(min=0), reduction="none"),
-                     which & (batch.cells[eye] >= 0)) for eye, seen in pointing.items())
+def cells(pointing: dict[str, Pointing], batch: Glance, which: Tensor) -> Tensor:
+    """How far the maps are from where the hand will open or close. which: bool [B, K]."""
+    return sum(_mean(F.cross_entropy(seen.logits.float().transpose(1, 2), batch.cells[eye].clamp(min=0),
+                                     reduction="none"), which & (batch.cells[eye] >= 0))
+               for eye, seen in pointing.items())
 
 
-def spots(pointing: dict[str, Pointing], batch: Batch, which: Tensor) -> Tensor:
-    """How far that place itself is from what its own cell says of it, and from what all cells say together."""
+def spots(pointing: dict[str, Pointing], batch: Glance, which: Tensor) -> Tensor:
+    """How far that place itself is from what its own cell says of it, and from what those say that are thought of now.
+
+    The maps learn nothing from it: torn between two things they would point in between.
+    """
     total = 0.0
     for i, (eye, seen) in enumerate(pointing.items()):
-        cell, count = batch.cells[eye], seen.votes.shape[1]
+        cell, count = batch.cells[eye], seen.votes.shape[2]
         there = which & (cell >= 0) & (cell < count)
-        own = seen.votes[torch.arange(len(cell), device=cell.device), cell.clamp(0, count - 1)]
-        for told in (own, seen.spot):
-            apart = (told - batch.spots[:, i].nan_to_num()) / REACH
-            total = total + _mean(F.smooth_l1_loss(apart, torch.zeros_like(apart), reduction="none", beta=0.1).mean(1),
-                                  there)
+        own = F.one_hot(cell.clamp(0, count - 1), count)
+        shares = (own + seen.logits[..., :-1].detach().float().softmax(-1)) / 2
+        apart = (seen.votes - batch.spots[:, :, i, None].nan_to_num()) / REACH
+        apart = F.smooth_l1_loss(apart, torch.zeros_like(apart), reduction="none", beta=0.1).mean(-1)
+        total = total + _mean((apart * shares).sum(-1), there)
     return total
 
 
@@ -141,8 +145,8 @@ def evaluate(model: Mini, data: Demonstrations, frames: np.ndarray, words: Words
         said = model.speak(model.see(asked.look))
         right = [words.decode(s) == data.subtasks[k] for s, k in zip(said, data.said[part])]
         reach = ((told["reach"] - batch.reach) * REACH * 1000).norm(dim=1).cpu().numpy()
-        seen = {eye: 1000 * (p.spot - batch.spots[:, i]).norm(dim=1)[batch.cells[eye].ge(0) & batch.cells[eye].lt(
-            p.votes.shape[1])].cpu().numpy() for i, (eye, p) in enumerate(scene.pointing.items())}
+        seen = {eye: 1000 * (p.spot - batch.glance.spots[:, :, i]).norm(dim=2)[batch.glance.there(eye)].cpu().numpy()
+                for i, (eye, p) in enumerate(scene.pointing.items())}
         for name, values in {
             "tool 0.3 s, mm": 1000 * np.maximum(*apart)[:, 3], "tool 1 s, mm": 1000 * np.maximum(*apart)[:, -1],
             "hand": np.abs(rows - wanted)[..., data.robot.is_gripper].max(-1)[:, 3],

@@ -26,6 +26,8 @@ class TrainingRecipe:
     repeats: int
     glances: int
     looking: int
+    looked: int
+    questions: int
     latest: int
     rate: float
     warmup: int
@@ -48,7 +50,7 @@ class TrainingRecipe:
 
 _RANGES = {  # key -> least, most
     "seed": (0, 2**31), "steps": (1, 10**8), "batch": (4, 65536), "asked": (0.0, 0.9), "repeats": (1, 64),
-    "glances": (0, 65536), "looking": (0, 10**7),
+    "glances": (0, 65536), "looking": (0, 10**7), "looked": (1, 65536), "questions": (1, 64),
     "latest": (1, 50), "rate": (1e-7, 1.0), "warmup": (0, 10**6), "cooldown": (0.0, 1.0), "decay": (0.0, 1.0),
     "clip": (1e-3, 1e3), "average": (0.0, 0.99999), "save_every": (1, 10**6), "check_every": (1, 10**7),
     "check_frames": (8, 10**6),
@@ -76,8 +78,6 @@ def load_recipe(file: Path, **changes) -> TrainingRecipe:
         parts = stored[key]
         if not isinstance(parts, dict) or not parts or any(not v >= 0 for v in parts.values()):
             raise RecipeError(f"{file}: {key} must give a number of 0 or more for each name, not {parts!r}")
-    if stored["looking"] and not stored["glances"]:
-        raise RecipeError(f"{file}: looking is {stored['looking']}, and there are no glances to practise it on")
     try:
         return TrainingRecipe(**{**stored, "loss": Weights(**stored["loss"])})
     except (TypeError, ValueError) as error:

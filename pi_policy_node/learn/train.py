@@ -14,7 +14,7 @@ import os
 import signal
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -23,7 +23,7 @@ import torch
 import torch.distributed as dist
 
 from pi_policy_node.learn import curves
-from pi_policy_node.learn.dataset import CAMERAS, Demonstrations, moved, vocabulary
+from pi_policy_node.learn.dataset import CAMERAS, Asked, Demonstrations, moved, vocabulary
 from pi_policy_node.learn.losses import draw, evaluate, glances, losses
 from pi_policy_node.learn.recipe import TrainingRecipe
 from pi_policy_node.policy import mini_weights
@@ -47,6 +47,7 @@ class Run:
     recipe: TrainingRecipe
     files: tuple[Path, ...]  # shards of episodes
     out: Path
+    glances: tuple[Path, ...] = ()  # files of pictures with answers
     init: Path | None = None  # weights to begin from
     workers: int = 1
     device: str = "cpu"
@@ -67,21 +68,25 @@ class Progress:
 
 def train(run: Run, report: Callable[[Progress], None]) -> int:
     """Trains until the recipe's steps are done, the minutes are over or somebody interrupts; returns the last step."""
+    if run.recipe.glances + run.recipe.looking and not run.glances:
+        raise TrainError("the recipe wants pictures with answers: make them with ./pi sim look, and give --glances FOLDER "
+                         "(or a recipe with glances 0 and looking 0)")
     run.out.mkdir(parents=True, exist_ok=True)
     run = _agree(run)
     shape = MiniShape()
-    data = Demonstrations(load_robot(run.recipe.robot), shape, run.files)
+    robot = load_robot(run.recipe.robot)
+    data, asked = Demonstrations(robot, shape, run.files), Asked(robot, shape, run.glances) if run.glances else None
     if run.workers == 1:
-        return Worker(run, data, shape, 0).go(report)
+        return Worker(run, data, shape, 0, asked).go(report)
     with tempfile.TemporaryDirectory() as folder:
         context = multiprocessing.get_context("fork")  # the data are shared, not copied
-        others = [context.Process(target=_other, args=(run, data, shape, rank, f"{folder}/meet"), daemon=True)
+        others = [context.Process(target=_other, args=(run, data, shape, rank, asked, f"{folder}/meet"), daemon=True)
                   for rank in range(1, run.workers)]
         for process in others:
             process.start()
         _meet(f"{folder}/meet", 0, run.workers)
         try:
-            return Worker(run, data, shape, 0).go(report)
+            return Worker(run, data, shape, 0, asked).go(report)
         finally:
             dist.destroy_process_group()
             for process in others:
@@ -89,11 +94,11 @@ def train(run: Run, report: Callable[[Progress], None]) -> int:
                 process.kill()
 
 
-def _other(run: Run, data: Demonstrations, shape: MiniShape, rank: int, meeting: str) -> None:
+def _other(run: Run, data: Demonstrations, shape: MiniShape, rank: int, asked: Asked | None, meeting: str) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first one says when to stop
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     _meet(meeting, rank, run.workers)
-    Worker(run, data, shape, rank).go(lambda progress: None)
+    Worker(run, data, shape, rank, asked).go(lambda progress: None)
     dist.destroy_process_group()
 
 
@@ -108,7 +113,7 @@ def _agree(run: Run) -> Run:
     note = run.out / RUN
     wanted = {"recipe": json.loads(json.dumps(asdict(run.recipe))), "workers": run.workers}
     if not note.exists():
-        wanted["files"] = [str(f.resolve()) for f in run.files]
+        wanted |= {name: [str(f.resolve()) for f in getattr(run, name)] for name in ("files", "glances")}
         replace_file(note, lambda out: out.write(json.dumps(wanted, indent=1).encode()))
         return run
     begun = json.loads(note.read_text())
@@ -117,17 +122,17 @@ def _agree(run: Run) -> Run:
     if differ:
         raise TrainError(f"{run.out} was begun with another {', '.join(differ)}: give another --out "
                          f"(and --init {run.out / WEIGHTS} to begin from its weights)")
-    lost = [f for f in begun["files"] if not Path(f).is_file()]
+    lost = [f for f in begun["files"] + begun["glances"] if not Path(f).is_file()]
     if lost:
         raise TrainError(f"{run.out} was begun with {lost[0]}, which is not there any more")
-    return replace(run, files=tuple(map(Path, begun["files"])))
+    return replace(run, **{name: tuple(map(Path, begun[name])) for name in ("files", "glances")})
 
 
 class Worker:
     """One of the workers; the first one also watches, checks and saves."""
 
-    def __init__(self, run: Run, data: Demonstrations, shape: MiniShape, rank: int) -> None:
-        self.run, self.recipe, self.data, self.rank = run, run.recipe, data, rank
+    def __init__(self, run: Run, data: Demonstrations, shape: MiniShape, rank: int, asked: Asked | None = None) -> None:
+        self.run, self.recipe, self.data, self.rank, self.asked = run, run.recipe, data, rank, asked
         if run.device == "cpu":
             torch.set_num_threads(1 if run.workers > 1 else max(1, int(os.environ.get("OMP_NUM_THREADS", 1))))
         torch.manual_seed(self.recipe.seed)
@@ -190,7 +195,9 @@ class Worker:
         recipe, device = self.recipe, self.run.device
         rng = np.random.default_rng([recipe.seed, self.step, self.rank])
         with torch.autocast(device.partition(":")[0], dtype=torch.bfloat16):
-            parts = self._do(rng) if self.step >= recipe.looking else {"glances": self._glance(rng)}
+            parts = {} if self.step < recipe.looking else self._do(rng)
+            if count := recipe.looked if self.step < recipe.looking else recipe.glances:
+                parts["glances"] = self._glance(rng, count // self.run.workers)
             total = sum(getattr(recipe.loss, name) * value for name, value in parts.items())
         self.optimizer.zero_grad()
         total.backward()
@@ -216,12 +223,11 @@ class Worker:
                      generator=generator)
         return self._losses(self.model, batch, moved(noise, self.run.device))
 
-    def _glance(self, rng: np.random.Generator) -> torch.Tensor:
-        """Frames that are only looked at."""
-        count = self.recipe.glances // self.run.workers
-        frames = np.searchsorted(self._chances, rng.random(count)).clip(0, len(self.data) - 1)
-        batch = self.data.batch(frames, 0, self.words, self.scales, rng=rng).to(self.run.device)
-        return self._glances(self.model, batch)
+    def _glance(self, rng: np.random.Generator, count: int) -> torch.Tensor:
+        """Pictures in which only something is to be found."""
+        frames = rng.integers(len(self.asked), size=count)
+        batch = self.asked.batch(frames, self.recipe.questions, self.words, rng=rng)
+        return self._glances(self.model, batch.to(self.run.device))
 
     def _share_gradients(self) -> None:
         if self.run.workers == 1:
@@ -229,10 +235,7 @@ class Worker:
         gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in self.model.parameters()]
         flat = torch.cat([g.flatten() for g in gradients])
         dist.all_reduce(flat)
-        at = 0
-        for p in self.model.parameters():
-            p.grad = (flat[at : at + p.numel()] / self.run.workers).view_as(p)
-            at += p.numel()
+        put_gradients(self.model.parameters(), flat / self.run.workers)
 
     def _agreed_to_stop(self) -> bool:
         """All stop at the same step, when the first one says so."""
@@ -291,6 +294,15 @@ class Worker:
             raise TrainError(f"{file} knows other words than the tasks of today: train from the beginning")
         self.scales = given.scales
         self.model.load_state_dict(given.model.state_dict())
+
+
+def put_gradients(parameters: Iterable[torch.nn.Parameter], flat: torch.Tensor) -> None:
+    """Gradients one behind the other into the parameters, each laid out as its parameter is in memory: the fused AdamW
+    goes through both without asking how they lie, and would give one weight the gradient of another."""
+    at = 0
+    for p in parameters:
+        p.grad = torch.empty_like(p).copy_(flat[at : at + p.numel()].view(p.shape))
+        at += p.numel()
 
 
 def shards(folders: Sequence[Path]) -> tuple[Path, ...]:

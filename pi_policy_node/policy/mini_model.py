@@ -69,42 +69,39 @@ class QuickGemma(Gemma):
 
 
 class Pointing(NamedTuple):
-    """Where an eye sees the thing in question."""
+    """Where an eye sees the things in question, K of them in each picture."""
 
-    logits: Tensor  # [N, cells + 1]; the last: nowhere in the picture
-    votes: Tensor  # [N, cells, 3] m: its place in the camera's frame, were it in that cell
-    spot: Tensor  # [N, 3] m: what the cells say together
-    looks: Tensor  # [N, C + 1] what is seen there, and how surely there is anything
-
-
-class View(NamedTuple):
-    """What an eye has to say."""
-
-    tokens: Tensor  # [N, T, W]
-    places: Tensor | None = None  # [N, 1, W] centres of mass of its maps
-    pointing: Pointing | None = None
+    logits: Tensor  # [N, K, cells + 1]; the last: nowhere in the picture
+    votes: Tensor  # [N, K, cells, 3] m: its place in the camera's frame, were it in that cell
+    spot: Tensor  # [N, K, 3] m: what the cells say together
+    looks: Tensor  # [N, K, C + 1] what is seen there, and how surely there is anything
 
 
 class Eye(nn.Module):
-    """Pictures [N, 3, H, W] and what to look for [N, W] -> a View."""
+    """Pictures -> cells -> tokens, and where in them what somebody asks for is.
+
+    What the cells hold does not depend on what is asked for: many things are looked for in one look.
+    """
 
     def __init__(self, shape: EyeShape, channels: int, width: int) -> None:
         super().__init__()
         self.shape = shape
-        self.patches = nn.Conv2d(3, channels, shape.patch, stride=shape.patch)
+        half = shape.patch // 2
+        self.pixels = nn.Conv2d(6, channels // 2, half, stride=half)
+        self.patches = nn.Conv2d(channels // 2, channels, 2, stride=2)
         self.mix = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in range(2 * shape.blocks))
-        self.film = nn.Linear(width, shape.blocks * 2 * channels)
         rows, columns = shape.cells
         patch = rows // shape.grid[0], columns // shape.grid[1]
         self.reduce = nn.Conv2d(channels, width, patch, stride=patch)
         self.position = nn.Parameter(0.02 * torch.randn(shape.tokens, width))
         if shape.points:
-            self.maps = nn.Linear(channels, shape.points)
             self.query = nn.Linear(width, shape.points * channels)
             self.places = nn.Linear(3 * shape.points, width)
             self.nowhere = nn.Linear(width, 1)
             self.vote = nn.Linear(channels, 3)  # log depth, and where in the cell
-        for part in (self.patches, *self.mix):
+            self.offset = nn.Linear(width, 3)  # and by how much that differs for what is asked for
+            nn.init.normal_(self.query.weight, std=(width * channels) ** -0.5)
+        for part in (self.pixels, self.patches, *self.mix):
             nn.init.kaiming_normal_(part.weight, nonlinearity="relu")
             nn.init.zeros_(part.bias)
         y, x = torch.meshgrid((torch.arange(rows) + 0.5) / rows, (torch.arange(columns) + 0.5) / columns, indexing="ij")
@@ -112,44 +109,68 @@ class Eye(nn.Module):
         slope = math.tan(shape.fov / 2) * torch.tensor([shape.width / shape.height, 1.0])  # at the picture's edge
         self.register_buffer("grid", grid, persistent=False)  # [cells, 2] in -1..1
         self.register_buffer("rays", grid * slope, persistent=False)  # [cells, 2] m beside the axis at 1 m
+        at = torch.stack((y.flatten() * rows, x.flatten() * columns), -1)
+        close = (at[:, None] - at).abs().amax(-1) < 1.5
+        self.register_buffer("near", close, persistent=False)  # bool [cells, cells]: the same one or a neighbour
         self.register_buffer("cell", 2 * slope / torch.tensor([columns, rows]), persistent=False)  # [2] a cell's size
 
-    def forward(self, pictures: Tensor, wanted: Tensor) -> View:
-        x = F.relu(self.patches(pictures.contiguous(memory_format=torch.channels_last)))  # a third off, on a CPU
-        films = self.film(wanted)[..., None, None].chunk(2 * self.shape.blocks, 1)
+    def see(self, pictures: Tensor) -> Tensor:
+        """[N, 3, H, W] -> what the cells hold [N, C, rows, columns]."""
+        x = torch.cat((pictures, chroma(pictures)), 1).contiguous(memory_format=torch.channels_last)  # a third off
+        x = F.relu(self.pixels(x))
+        x = self.patches(x)
         for i in range(self.shape.blocks):
-            y = F.relu(even(self.mix[2 * i](even(x))) * (1 + films[2 * i]) + films[2 * i + 1])
-            x = x + self.mix[2 * i + 1](y)
-        x = even(x)
-        tokens = self.reduce(x).flatten(2).transpose(1, 2) + self.position
-        if not self.shape.points:
-            return View(tokens)
-        with torch.autocast(x.device.type, enabled=False):  # bfloat16 would round places to half a pixel
-            cells, wanted = x.float().flatten(2).transpose(1, 2), wanted.float()  # [N, cells, C]
-            query = self.query(wanted).unflatten(1, (self.shape.points, -1))  # [N, points, C]
-            maps = (self.maps(cells) + cells @ query.transpose(1, 2)).transpose(1, 2)  # [N, points, cells]
-            shares = maps.softmax(-1)
-            sure = (shares * shares).sum(-1, keepdim=True)
-            places = self.places(torch.cat((shares @ self.grid, sure), -1).flatten(1))
-            return View(tokens, places[:, None], self._point(cells, maps[:, 0], self.nowhere(wanted)))
+            x = x + self.mix[2 * i + 1](F.relu(self.mix[2 * i](even(x))))
+        return even(x)
 
-    def _point(self, cells: Tensor, chart: Tensor, nowhere: Tensor) -> Pointing:
-        deep, beside = self.vote(cells).split((1, 2), -1)
-        depth = self.shape.depth * deep.clamp(-2, 2).exp()
-        votes = torch.cat(((self.rays + beside * self.cell) * depth, depth), -1)
-        shares = chart.softmax(-1)[:, None]  # [N, 1, cells]
-        logits = torch.cat((chart, nowhere), 1)
-        there = 1 - logits.softmax(-1)[:, -1:]
-        return Pointing(logits, votes, (shares @ votes)[:, 0], torch.cat(((shares @ cells)[:, 0], there), 1))
+    def tokens(self, seen: Tensor) -> Tensor:
+        """[N, T, W]"""
+        return self.reduce(seen).flatten(2).transpose(1, 2) + self.position
+
+    def point(self, seen: Tensor, wanted: Tensor) -> Pointing:
+        """Where each of wanted [N, K, W] is."""
+        with torch.autocast(seen.device.type, enabled=False):  # bfloat16 would round places to half a pixel
+            cells, wanted = _rows_of(seen), wanted.float()  # [N, cells, C]
+            channels = cells.shape[-1]
+            chart = F.linear(wanted, self.query.weight[:channels], self.query.bias[:channels]) @ cells.transpose(1, 2)
+            deep, beside = (self.vote(cells)[:, None] + self.offset(wanted)[:, :, None]).split((1, 2), -1)
+            depth = self.shape.depth * deep.clamp(-2, 2).exp()
+            votes = torch.cat(((self.rays + beside * self.cell) * depth, depth), -1)
+            logits = torch.cat((chart, self.nowhere(wanted)), -1)
+            there = 1 - logits.softmax(-1)[..., -1:]
+            close = self.near[chart.detach().argmax(-1)]  # [N, K, cells]: what is elsewhere is something else
+            shares = chart.masked_fill(~close, -math.inf).softmax(-1)
+            spot = (shares[..., None] * votes).sum(2)
+            return Pointing(logits, votes, spot, torch.cat((shares @ cells, there), -1))
+
+    def gaze(self, seen: Tensor, wanted: Tensor) -> Tensor:
+        """[N, 1, W]: centres of mass of all its maps, for wanted [N, W]."""
+        with torch.autocast(seen.device.type, enabled=False):
+            cells = _rows_of(seen)
+            query = self.query(wanted.float()).unflatten(1, (self.shape.points, -1))  # [N, points, C]
+            shares = (query @ cells.transpose(1, 2)).softmax(-1)
+            sure = (shares * shares).sum(-1, keepdim=True)
+            return self.places(torch.cat((shares @ self.grid, sure), -1).flatten(1))[:, None]
+
+
+def chroma(pictures: Tensor) -> Tensor:
+    """[N, 3, H, W] in -1..1 -> each colour's part of the light, whatever the light is; 0 is grey."""
+    light = (pictures + 1) / 2
+    return 3 * light / (light.sum(1, keepdim=True) + 0.1) - 1
+
+
+def _rows_of(seen: Tensor) -> Tensor:
+    """[N, C, rows, columns] -> float32 [N, cells, C]"""
+    return seen.float().flatten(2).transpose(1, 2)
 
 
 def even(x: Tensor) -> Tensor:
-    """x [N, C, H, W] with every cell of the same strength: what is looked for is found sooner, and more surely."""
+    """x [N, C, …] with every cell of the same strength: what is looked for is found sooner, and more surely."""
     return x * torch.rsqrt(x.square().mean(1, keepdim=True) + 1e-6)
 
 
 class Reader(nn.Module):
-    """Words [B, N, E] -> what they ask to look for [B, W]. Neighbours are read together: "red block", not a heap."""
+    """Words [B, N, E] -> what they ask to look for [B, E]. Neighbours are read together: "red block", not a heap."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -158,8 +179,8 @@ class Reader(nn.Module):
 
     def forward(self, words: Tensor, there: Tensor) -> Tensor:
         x = (words * there[..., None]).transpose(1, 2)
-        x = F.relu(self.first(x)) * there[:, None]  # or the padding's length would be read
-        return (F.relu(self.second(x)) * there[:, None]).amax(-1)
+        y = F.relu(self.first(x)) * there[:, None]  # or the padding's length would be read
+        return even(((x + self.second(y)) * there[:, None]).sum(-1))
 
 
 class Mini(nn.Module):
@@ -217,32 +238,37 @@ class Mini(nn.Module):
         return torch.where(there[:, n:].any(1, keepdim=True), step, task)
 
     def _eyes(self, look: Look, asked: Tensor) -> tuple[Tensor, dict[str, Pointing]]:
-        wrists = torch.cat((look.pictures["left_wrist"], look.pictures["right_wrist"]))
-        count = len(asked)
-        wrist = self.wrist(wrists, asked.repeat(2, 1))
-        left, right = (View(wrist.tokens[part], wrist.places[part], Pointing(*(x[part] for x in wrist.pointing)))
-                       for part in (slice(count), slice(count, None)))
-        views = self.front(look.pictures["front"], asked), left, right, self.rear(look.pictures["rear"], asked)
         tokens, pointing = [], {}
-        for i, (eye, view) in enumerate(zip(EYES, views)):
-            part = view.tokens
-            if view.pointing is not None:
-                pointing[eye] = view.pointing
-                part = torch.cat((view.places, self._spot(view.pointing, look.cameras[:, i], look.tools), part), 1)
+        for i, (eye, (seen, module)) in enumerate(self._seen(look, EYES).items()):
+            part = module.tokens(seen)
+            if eye in POINTING:
+                found = pointing[eye] = module.point(seen, asked[:, None])
+                spot = self._spot(found, look.cameras[:, i], look.tools)
+                part = torch.cat((module.gaze(seen, asked), spot, part), 1)
             tokens.append(torch.where(look.seen[:, i, None, None], part, self.absent[i]) + self.camera[i])
         return torch.cat(tokens, 1), pointing
 
-    def _spot(self, pointing: Pointing, camera: Tensor, tools: Tensor) -> Tensor:
+    def _seen(self, look: Look, eyes: tuple[str, ...]) -> dict[str, tuple[Tensor, Eye]]:
+        """What the cells of each eye hold; both wrists in one go."""
+        left, right = self.wrist.see(torch.cat((look.pictures["left_wrist"], look.pictures["right_wrist"]))).chunk(2)
+        seen = {"front": (self.front.see(look.pictures["front"]), self.front), "left_wrist": (left, self.wrist),
+                "right_wrist": (right, self.wrist)}
+        if "rear" in eyes:
+            seen["rear"] = self.rear.see(look.pictures["rear"]), self.rear
+        return seen
+
+    def _spot(self, found: Pointing, camera: Tensor, tools: Tensor) -> Tensor:
         """[B, 1, W] what an eye points at: how it looks, and where it is from each tool and from the base."""
         with torch.autocast(tools.device.type, enabled=False):
-            place = (camera[:, :, :3] @ pointing.spot[..., None])[..., 0] + camera[:, :, 3]  # [B, 3]
+            place = (camera[:, :, :3] @ found.spot.transpose(1, 2))[..., 0] + camera[:, :, 3]  # [B, 3]
             apart = torch.cat(((place[:, None] - tools).flatten(1), place), 1) / REACH
-            return self.spot(torch.cat((pointing.looks, apart), 1))[:, None]
+            return self.spot(torch.cat((found.looks[:, 0], apart), 1))[:, None]
 
-    def point(self, look: Look) -> dict[str, Pointing]:
-        """Only where what the subtask names is, as each eye sees it."""
-        words, there = self.embed(look.subtask), look.subtask != PAD
-        return self._eyes(look, self.reader(words + self.roles[1], there))[1]
+    def point(self, look: Look, questions: Tensor) -> dict[str, Pointing]:
+        """Where each eye sees what subtasks [B, K, N] name."""
+        words, there = self.embed(questions) + self.roles[1], questions != PAD
+        wanted = self.reader(words.flatten(0, 1), there.flatten(0, 1)).unflatten(0, questions.shape[:2])
+        return {eye: module.point(seen, wanted) for eye, (seen, module) in self._seen(look, POINTING).items()}
 
     # ---- words out
 

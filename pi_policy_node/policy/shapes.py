@@ -83,7 +83,7 @@ class MiniShape:
     front: EyeShape = EyeShape(height=120, width=160, grid=(6, 8), fov=0.95, depth=0.9)
     wrist: EyeShape = EyeShape(height=60, width=80, grid=(3, 4), fov=1.1, depth=0.15)
     rear: EyeShape = EyeShape(height=36, width=48, grid=(3, 3), fov=0.95, blocks=1, points=0)
-    channels: int = 32
+    channels: int = 48
     vlm: GemmaShape = GemmaShape(width=128, depth=3, mlp=384, heads=4, head_dim=32)
     expert: GemmaShape = GemmaShape(width=128, depth=3, mlp=384, heads=4, head_dim=32)
     state_dim: int = 24  # the robot's 18 numbers and both tools' places

@@ -240,6 +240,24 @@ class Physics:
         c, s = math.cos(yaw), math.sin(yaw)
         return Base(x, y, yaw, c * vx + s * vy, c * vy - s * vx, wz)
 
+    def put_joints(self, positions: np.ndarray) -> None:
+        """Puts the driven joints [J], and the fingers that follow them, exactly there, at rest."""
+        data, model = self.data, self.model
+        data.qpos[model.qpos] = positions
+        for group in model.robot.groups:
+            if group.gripper:
+                grip = group.gripper
+                share = (positions[model.joints.index(group.joints[0])] - grip.closed) / (grip.open - grip.closed)
+                for name, low, high in grip.mimic:
+                    data.qpos[model.mj.joint(name).qposadr[0]] = low + share * (high - low)
+        data.qvel[:] = 0.0
+        mujoco.mj_forward(model.mj, data)
+
+    def tool_yaw(self, arm: str) -> float:
+        """The direction along which an arm's fingers open, in the world, where it points down."""
+        across = self.data.xmat[self._tools[arm]].reshape(3, 3)[:, 1]
+        return math.atan2(across[1], across[0])
+
     def tools(self) -> dict[str, np.ndarray]:
         """Each arm's tool point [3] in the world's frame."""
         mujoco.mj_kinematics(self.model.mj, self.data)

@@ -92,6 +92,10 @@ class Simulator:
         self.physics.advance(target - left * change, change / dt, self._twist)
         self.steps += steps
 
+    def place_robot(self, row: np.ndarray) -> None:
+        """Puts arms, grippers and lift exactly where a row [A] has them, without physics: for pictures."""
+        self.physics.put_joints(self._rows.positions(row))
+
     def advance(self, steps: int) -> None:
         """Physics for that many time steps; commands given before are followed from here on."""
         if self._asked is not None:

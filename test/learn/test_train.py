@@ -12,6 +12,7 @@ import torch
 from pi_policy_node.learn import train as training
 from pi_policy_node.learn.dataset import Demonstrations, vocabulary
 from pi_policy_node.learn.episodes import Episode, EpisodesError, encode, write
+from pi_policy_node.learn.glances import GlanceRecipe, record, shards
 from pi_policy_node.learn.labels import Labeller, segments
 from pi_policy_node.learn.recipe import RecipeError, load_recipe
 from pi_policy_node.learn.train import Run, TrainError, train
@@ -66,7 +67,7 @@ def _small(monkeypatch):
 @pytest.fixture
 def recipe():
     recipe = load_recipe(RECIPE, steps=6, batch=8)
-    return replace(recipe, glances=4, looking=1, save_every=2, check_every=6, check_frames=8, repeats=2, warmup=2)
+    return replace(recipe, glances=0, looking=0, save_every=2, check_every=6, check_frames=8, repeats=2, warmup=2)
 
 
 def curve(out):
@@ -95,6 +96,16 @@ def test_a_run_that_was_stopped_goes_through_the_same_curve(files, recipe, tmp_p
     assert (tmp_path / "whole" / training.PICTURE).stat().st_size > 1000
 
 
+def test_things_are_looked_for_first_and_beside(files, recipe, tmp_path):
+    with pytest.raises(TrainError, match="pi sim look"):
+        train(Run(replace(recipe, looking=2), files, tmp_path / "none"), lambda p: None)
+    gaze = GlanceRecipe("pi_mobile", 3, 0, CAMERAS, (160, 80, 80))
+    record(gaze, tmp_path / "made", workers=1, report=lambda made, left: None)
+    heard, recipe = [], replace(recipe, looking=2, looked=6, glances=3)
+    assert train(Run(recipe, files, tmp_path / "run", tuple(shards(tmp_path / "made"))), heard.append) == 6
+    assert set(heard[0].parts) == {"glances"} and {"glances", "actions"} < set(heard[1].parts)
+
+
 def test_two_workers_train_one_model(files, recipe, tmp_path):
     before = training.Worker(Run(recipe, files, tmp_path / "x"), Demonstrations(ROBOT, SHAPE, files), SHAPE, 0)
     assert train(Run(recipe, files, tmp_path / "two", workers=2), lambda p: None) == 6
@@ -103,10 +114,21 @@ def test_two_workers_train_one_model(files, recipe, tmp_path):
     assert json.loads((tmp_path / "two" / training.RUN).read_text())["workers"] == 2
 
 
+def test_shared_gradients_reach_the_weights_that_they_are_of():
+    """Convolutions are laid out channels last, where the fused AdamW pairs weights and gradients by their memory."""
+    weight = torch.randn(8, 4, 3, 3)
+    given = torch.randn(8 * 4 * 9)
+    one, other = (torch.nn.Parameter(weight.clone(memory_format=f)) for f in (torch.channels_last, torch.contiguous_format))
+    for parameter, fused in ((one, True), (other, False)):
+        training.put_gradients([parameter], given)
+        torch.optim.AdamW([parameter], lr=0.1, fused=fused).step()
+    assert torch.equal(one.grad, given.view(8, 4, 3, 3)) and torch.allclose(one, other, atol=1e-6)
+
+
 def test_a_run_goes_on_with_what_it_began_with(files, recipe, tmp_path):
     train(Run(recipe, files, tmp_path, minutes=0.0), lambda p: None)
     with pytest.raises(TrainError, match="another rate.*--init"):
-        train(Run(replace(recipe, rate=2e-3), files, tmp_path), lambda p: None)
+        train(Run(replace(recipe, rate=3e-3), files, tmp_path), lambda p: None)
     more = (*files, files[0].with_name("later.npz"))  # recorded meanwhile: not part of this run
     assert train(Run(recipe, more, tmp_path), lambda p: None) == 6
 
@@ -163,7 +185,7 @@ def test_an_eye_looks_through_the_camera_that_the_labels_look_through(files):
     data, eyes = Demonstrations(ROBOT, SHAPE, files), training.Mini(SHAPE, 30)
     batch = data.batch(np.arange(30), 0, Words(vocabulary()), data.scales())
     for i, (eye, part) in enumerate((("front", eyes.front), ("left_wrist", eyes.wrist), ("right_wrist", eyes.wrist))):
-        cell, spot = batch.cells[eye], batch.spots[:, i]
+        cell, spot = batch.glance.cells[eye][:, 0], batch.glance.spots[:, 0, i]
         there = (cell >= 0) & (cell < len(part.rays))
         apart = (spot[there, :2] / spot[there, 2:] - part.rays[cell[there]]).abs()
         assert (apart <= part.cell / 2 + 1e-5).all(), eye

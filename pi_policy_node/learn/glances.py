@@ -1,0 +1,232 @@
+"""Pictures with answers: what mini learns to find things from, before and beside learning to act.
+
+A demonstration shows one thing at a time being fetched, in some hundred pictures that are all alike. Here every picture
+is of another scene, and everything in it that can be named has an answer: where the hand would close or open. The
+robot stands in it as it may while it works: at home, above a thing, carrying one.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from pi_policy_node.learn.episodes import RECIPE, EpisodesError, encode, put
+from pi_policy_node.learn.pool import spread
+from pi_policy_node.robot import load_robot
+from pi_policy_node.sim import Simulator
+from pi_policy_node.sim.expert import Expert
+from pi_policy_node.sim.expert.arms import Arm, ReachError
+from pi_policy_node.sim.expert.skills import grip_yaws
+from pi_policy_node.sim.expert.spots import BESIDE, DROP, TOUCH
+from pi_policy_node.sim.tasks import View, draw, look
+from pi_policy_node.sim.tasks.families import UNDER
+from pi_policy_node.sim.tasks.goals import IN, name_words
+from pi_policy_node.sim.tasks.view import HALF_WIDTH, STROKE, TOP, half_height
+from pi_policy_node.sim.world import DRAWER, DRAWER_TRAVEL, HANDLE, KINDS
+
+VERSION = 1
+SHARD = 100  # scenes in a file
+FAMILIES = {"put": 5, "stack": 2, "move": 2, "drawer": 1, "bring": 1, "clear": 3, "gather": 2, "sort": 2}  # in these parts
+HELD = 0.02  # m from the underside of a thing to the fingers that hold it, about
+FINER = 2  # times the size at which images are drawn
+
+
+@dataclass(frozen=True)
+class GlanceRecipe:
+    """Everything that the bytes depend on, but the code."""
+
+    robot: str
+    scenes: int
+    seed: int
+    cameras: tuple[str, ...]
+    size: tuple[int, ...]  # pixels, width of each camera's images
+    version: int = VERSION
+
+
+@dataclass
+class Glances:
+    """N pictures of each camera, and M answers."""
+
+    state: np.ndarray  # float32 [N, A]
+    images: dict[str, list[bytes]]  # camera -> N JPEGs
+    frame: np.ndarray  # int32 [M] which picture
+    words: tuple[str, ...]  # M: what is asked for, as a subtask would
+    place: np.ndarray  # float32 [M, 3] m, in the base's frame
+    seed: np.ndarray  # int64 [N] of the scene
+
+
+class Gazer:
+    """Makes pictures in this process."""
+
+    def __init__(self, recipe: GlanceRecipe):
+        self.recipe, self.robot = recipe, load_robot(recipe.robot)
+        self.arms: dict[str, Arm] = Expert(self.robot).arms
+        self.shapes = {c.name: (round(width * c.height / c.width), width) for c in self.robot.cameras
+                       for name, width in zip(recipe.cameras, recipe.size) if name == c.name}
+        self.sim = Simulator(self.robot, "empty", cameras=recipe.cameras,
+                             size={name: (FINER * h, FINER * w) for name, (h, w) in self.shapes.items()})
+
+    def shard(self, first: int, count: int) -> Glances:
+        states, frame, words, places = [], [], [], []
+        images: dict[str, list[bytes]] = {name: [] for name in self.shapes}
+        for k, seed in enumerate(range(first, first + count)):
+            view = self._scene(np.random.default_rng([seed, 31]), seed)
+            for name, image in self.sim.images().items():
+                images[name].append(encode(cv2.resize(image, self.shapes[name][::-1], interpolation=cv2.INTER_AREA)))
+            states.append(view.state)
+            for text, place in answers(view):
+                frame.append(k)
+                words.append(text)
+                places.append(view.to_base(place))
+        return Glances(np.array(states, np.float32), images, np.array(frame, np.int32), tuple(words),
+                       np.array(places, np.float32), np.arange(first, first + count))
+
+    def _scene(self, rng: np.random.Generator, seed: int) -> View:
+        """Sets one up, with the robot somewhere in it."""
+        parts = np.array(list(FAMILIES.values()), float)
+        task = draw(str(rng.choice(list(FAMILIES), p=parts / parts.sum())), seed)
+        self.sim.reset(0, task.scene)
+        view = look(self.sim)
+        row = self.robot.home.copy()
+        row[self.robot.group("lift").columns] += rng.uniform(-0.02, 0.03) * (rng.random() < 0.5)
+        things = [name for name, thing in view.things.items() if thing.kind in HALF_WIDTH]
+        held = {}
+        for arm in self.arms.values():
+            point, yaw, opening, thing = self._hand(rng, arm, view, row[arm.lift], things)
+            try:
+                row[arm.columns] = arm.joints(point, yaw, row[arm.lift])
+            except ReachError:
+                continue  # stays at home
+            row[arm.hand] = opening
+            if thing and thing not in held.values():
+                held[arm.name] = thing
+        self._stand(row, held)
+        return look(self.sim)
+
+    def _hand(self, rng, arm: Arm, view: View, lift: float, things: list[str]) -> tuple[np.ndarray, float, float, str]:
+        """Point, yaw, opening, and what it holds."""
+        how = rng.random()
+        if how < 0.35:  # about home
+            point = arm.home + rng.normal(0, 0.015, 3) * (rng.random() < 0.7)
+            return point, arm.natural_yaw(point) + rng.normal(0, 0.1), 1.0, ""
+        if how < 0.65 and things:  # coming down over a thing
+            thing = view.things[str(rng.choice(things))]
+            high = rng.uniform(0.0, 0.14)
+            point = view.to_base(thing.position) + np.r_[rng.normal(0, 0.006 + 0.25 * high, 2), high]
+            yaw = float(rng.choice(grip_yaws(thing))) - view.base[2]
+            natural = arm.natural_yaw(point)
+            yaw = natural + ((yaw - natural + math.pi / 2) % math.pi - math.pi / 2)
+            return arm.nearest(point, lift), yaw, rng.uniform(0.8, 1.0), ""
+        side = math.copysign(1, arm.home[1])
+        point = np.array([rng.uniform(0.34, 0.66), side * rng.uniform(-0.15, 0.42), TOP + rng.uniform(0.06, 0.24)])
+        yaw = arm.natural_yaw(point) + rng.uniform(-0.5, 0.5)
+        if how < 0.85 and things:  # carrying
+            thing = str(rng.choice(things))
+            return arm.nearest(point, lift), yaw, HALF_WIDTH[view.things[thing].kind] / STROKE, thing
+        return arm.nearest(point, lift), yaw, rng.uniform(0.0, 1.0), ""
+
+    def _stand(self, row: np.ndarray, held: dict[str, str]) -> None:
+        """Puts the robot and what it holds there, without physics."""
+        self.sim.place_robot(row)
+        for arm, tool in self.sim.physics.tools().items():
+            if arm in held:
+                # its own axis across the fingers, whichever way the hand is turned
+                pose = self.sim.physics.tool_yaw(arm)
+                self.sim.physics.pose(held[arm], tool, (math.cos(pose / 2), 0.0, 0.0, math.sin(pose / 2)))
+
+
+def answers(view: View) -> Iterator[tuple[str, np.ndarray]]:
+    """(words, place [3] in the world) of all that could be asked for."""
+    for name, thing in view.things.items():
+        words = name_words(name)
+        if thing.kind in HALF_WIDTH:
+            yield f"pick up the {words}", thing.position
+            apart = KINDS["block"].radius + KINDS[thing.kind].radius + BESIDE
+            for side, sign in (("left", 1), ("right", -1)):
+                at = np.array([thing.position[0], thing.position[1] + sign * apart, TOP + TOUCH + HELD])
+                yield f"place it to the {side} of the {words}", at
+        if thing.kind in UNDER:
+            yield f"place it on the {words}", thing.position + [0, 0, half_height(thing) + TOUCH + HELD]
+        if thing.kind in IN:
+            yield f"place it {IN[thing.kind]} the {words}", thing.position + [0, 0, DROP[thing.kind] + HELD]
+    out = HANDLE[0] - view.drawer * DRAWER_TRAVEL
+    yield ("close the drawer" if view.drawer > 0.5 else "open the drawer"), np.array(
+        [DRAWER[0] + out, DRAWER[1] + HANDLE[1], TOP + HANDLE[2]])
+
+
+# ------------------------------------------------------------------------------------------------------------ on disk
+
+def record(recipe: GlanceRecipe, folder: Path, *, workers: int, report: Callable[[int, int], None]) -> None:
+    """Makes what is not there yet. report: told how many scenes were made just now, and how many are left."""
+    note, text = folder / RECIPE, json.dumps({"glances": asdict(recipe)}, indent=1)
+    if note.exists() and json.loads(note.read_text()) != json.loads(text):
+        raise EpisodesError(f"{folder} was recorded with another recipe: use that, or another folder")
+    if not note.exists() and folder.exists() and any(folder.iterdir()):
+        raise EpisodesError(f"{folder} holds something else: give a new folder, or an empty one")
+    put(note, text.encode())
+    pieces = [(k, min(SHARD, recipe.scenes - k)) for k in range(0, recipe.scenes, SHARD)]
+    todo = [(recipe.seed + k, count) for k, count in pieces if not _path(folder, recipe.seed + k).exists()]
+    left = sum(count for _, count in todo)
+    for count in spread(_making, (recipe, folder), todo, workers):
+        left -= count
+        report(count, left)
+
+
+def _making(recipe: GlanceRecipe, folder: Path) -> Callable[[tuple[int, int]], int]:
+    gazer = Gazer(recipe)
+
+    def make(piece: tuple[int, int]) -> int:
+        write(_path(folder, piece[0]), gazer.shard(*piece))
+        return piece[1]
+
+    return make
+
+
+def _path(folder: Path, first: int) -> Path:
+    return folder / "glances" / f"{first:08d}.npz"
+
+
+def write(path: Path, glances: Glances) -> None:
+    """A file, all or nothing."""
+    arrays = {"version": np.array(VERSION), "state": glances.state, "frame": glances.frame, "place": glances.place,
+              "words": np.array(glances.words), "seed": glances.seed}
+    for camera, images in glances.images.items():
+        arrays[f"images.{camera}"] = np.frombuffer(b"".join(images), np.uint8)
+        arrays[f"ends.{camera}"] = np.cumsum([len(i) for i in images], dtype=np.int64)
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    put(path, buffer.getvalue())
+
+
+def read(path: Path) -> Glances:
+    try:
+        with np.load(path) as stored:
+            arrays = {name: stored[name] for name in stored.files}
+        if arrays["version"] != VERSION:
+            raise EpisodesError(f"{path} has version {arrays['version']} of the format, not {VERSION}: record it again")
+        images = {}
+        for name in arrays:
+            if name.startswith("images."):
+                camera = name.removeprefix("images.")
+                ends = arrays[f"ends.{camera}"]
+                images[camera] = [arrays[name][a:b].tobytes() for a, b in zip([0, *ends[:-1]], ends)]
+        return Glances(arrays["state"], images, arrays["frame"], tuple(arrays["words"].tolist()), arrays["place"],
+                       arrays["seed"])
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise EpisodesError(f"{path} holds no pictures with answers: {error}") from None
+
+
+def shards(folder: Path) -> list[Path]:
+    """Every file under a folder that pictures were recorded to, in order."""
+    found = sorted(folder.glob("glances/*.npz"))
+    if not found:
+        raise EpisodesError(f"{folder} holds no pictures with answers: make them with ./pi sim look")
+    return found

@@ -1,0 +1,82 @@
+"""Pictures with answers: the answers are true, and making them can be interrupted."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from pi_policy_node.learn import glances
+from pi_policy_node.learn.dataset import CAMERAS, Asked, vocabulary
+from pi_policy_node.learn.episodes import EpisodesError, decode
+from pi_policy_node.learn.glances import Gazer, GlanceRecipe
+from pi_policy_node.policy.mini_model import Mini
+from pi_policy_node.policy.mini_words import Words
+from pi_policy_node.policy.shapes import MiniShape
+from pi_policy_node.robot import load_robot
+from pi_policy_node.sim.world import COLOURS
+
+RECIPE = GlanceRecipe("pi_mobile", 6, 0, tuple(CAMERAS.values()), (160, 80, 80, 48))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("glances") / "made"
+    heard = []
+    glances.record(RECIPE, path, workers=1, report=lambda *what: heard.append(what))
+    assert heard == [(6, 0)]
+    return path
+
+
+def test_what_is_made_follows_from_the_recipe(folder):
+    stored, again = glances.read(glances.shards(folder)[0]), Gazer(RECIPE).shard(0, 6)
+    assert stored.words == again.words and stored.images == again.images
+    assert np.array_equal(stored.place, again.place) and np.array_equal(stored.state, again.state)
+    heard = []
+    glances.record(RECIPE, folder, workers=1, report=lambda *what: heard.append(what))
+    assert heard == [], "what is there is not made again"
+    with pytest.raises(EpisodesError, match="another recipe"):
+        glances.record(GlanceRecipe("pi_mobile", 7, 0, RECIPE.cameras, RECIPE.size), folder, workers=1,
+                       report=lambda *what: None)
+
+
+def test_the_thing_is_where_the_answer_says(folder):
+    """Its colour is in the picture, in the cell that is to be found, wherever no arm is before it."""
+    robot = load_robot("pi_mobile")
+    asked = Asked(robot, MiniShape(), glances.shards(folder))
+    made = glances.read(glances.shards(folder)[0])
+    rows, columns = MiniShape().front.cells
+    right = total = 0
+    for k, text in enumerate(asked.words):
+        cell = asked.cell["front"][k]
+        if text.startswith("pick up the ") and cell < rows * columns:
+            image = decode(made.images["front_camera"][asked.frame[k]]).astype(float) / 255
+            y, x = divmod(int(cell), columns)
+            patch = image[4 * y : 4 * y + 4, 4 * x : 4 * x + 4].reshape(-1, 3)
+            hue = np.array(COLOURS[text.split()[3]])
+            apart = np.abs(patch / patch.sum(1, keepdims=True).clip(0.05) - hue / hue.sum()).sum(1).min()
+            right, total = right + (apart < 0.25), total + 1
+    assert total >= 6 and right >= 0.6 * total, f"{right} of {total}"
+
+
+def test_a_batch_asks_and_answers(folder):
+    asked = Asked(load_robot("pi_mobile"), MiniShape(), glances.shards(folder))
+    words = Words(vocabulary())
+    assert not any(words.unknown(text) for text in asked.words)
+    batch = asked.batch(np.arange(4), 3, words, rng=np.random.default_rng(0))
+    pointing = Mini(MiniShape(), len(words)).point(batch.look, batch.questions)
+    assert set(pointing) == {"front", "left_wrist", "right_wrist"} and batch.questions.shape[:2] == (4, 3)
+    for i, (eye, seen) in enumerate(pointing.items()):
+        assert seen.logits.shape == (4, 3, seen.votes.shape[2] + 1) and torch.isfinite(batch.spots[:, :, i]).all()
+        assert (batch.cells[eye] >= 0).all() and (batch.cells[eye] < seen.logits.shape[2]).all()
+    told = [words.decode(tokens) for tokens in batch.questions[1].tolist()]
+    assert len(set(told)) == 3 and set(told) <= {t for t, k in zip(asked.words, asked.frame) if k == 1}
+
+
+def test_a_file_that_is_none_says_so(tmp_path):
+    (tmp_path / "glances").mkdir()
+    (tmp_path / "glances" / "00000000.npz").write_bytes(b"nothing")
+    with pytest.raises(EpisodesError, match="holds no pictures with answers"):
+        glances.read(glances.shards(tmp_path)[0])
+    with pytest.raises(EpisodesError, match="pi sim look"):
+        glances.shards(tmp_path / "nowhere")
