@@ -123,7 +123,7 @@ def command_stream(seen: dict[str, Any], *, loaded: bool) -> list[Row]:
             {"stops": stops, "tasks": seen["tasks"]}),
         Row("  jumps in the controllers' own reference", f"{seen['jumps']} in {seen['samples']} samples", "0",
             seen["jumps"] == 0 and seen["samples"] > 0,
-            {"jumps": seen["jumps"], "samples": seen["samples"], "fastest": seen["fastest"]}),
+            {key: seen[key] for key in ("jumps", "jumped_at", "samples", "fastest")}),
         Row("  time between two commands", f"{ms(gap)} ({per_second:.1f}/s)", values=gap),
         Row("  real-time factor", f"{seen['rate']:.4f}", values={"rate": seen["rate"]}),
     ]

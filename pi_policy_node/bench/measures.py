@@ -65,8 +65,8 @@ def holds(
 
 
 def jumps(times: Sequence[float], positions: np.ndarray, velocities: np.ndarray, limit: np.ndarray, *,
-          period: float) -> int:
-    """How often a reference moved further between two samples than its own velocities allow.
+          period: float) -> list[float]:
+    """When a reference moved further between two samples than its own velocities allow, in s.
 
     times [N] s, positions and velocities [N, J], limit [J] the joints' acceleration limits. A smooth reference moves by
     the mean of the two velocities times the step, give or take what the acceleration can change on the way. period: s,
@@ -77,21 +77,24 @@ def jumps(times: Sequence[float], positions: np.ndarray, velocities: np.ndarray,
     moved = np.diff(positions, axis=0)
     expected = 0.5 * (velocities[1:] + velocities[:-1]) * step
     slack = 0.5 * limit * step**2 + 1.1 * period * np.maximum(np.abs(velocities[1:]), np.abs(velocities[:-1])) + 1e-6
-    fresh = (step > 0)[:, 0]
-    return int(np.any(np.abs(moved - expected) > slack, axis=1)[fresh].sum())
+    return _when(times, step, np.abs(moved - expected) > slack)
 
 
 def velocity_jumps(
     times: Sequence[float], velocities: np.ndarray, limit: np.ndarray, *, held: float = 0.0
-) -> int:
-    """How often a reference's velocity changed faster than `limit` [J] allows, between two samples.
+) -> list[float]:
+    """When a reference's velocity changed faster than `limit` [J] allows, between two samples, in s.
 
     held: s for which a controller holds a velocity until the next command comes (a base's), which is one step then.
     """
     step = np.diff(np.asarray(times, float))[:, None]
     changed = np.abs(np.diff(velocities, axis=0))
-    fresh = (step > 0)[:, 0]
-    return int(np.any(changed > limit * np.maximum(step, held) * 1.02 + 1e-4, axis=1)[fresh].sum())
+    return _when(times, step, changed > limit * np.maximum(step, held) * 1.02 + 1e-4)
+
+
+def _when(times: Sequence[float], step: np.ndarray, wrong: np.ndarray) -> list[float]:
+    """The times [N] at the end of steps [N - 1, 1] in which any joint [N - 1, J] was wrong; not of repeated samples."""
+    return np.asarray(times, float)[1:][wrong.any(1) & (step[:, 0] > 0)].tolist()
 
 
 def rate(stamps: Sequence[float], walls: Sequence[float]) -> float:

@@ -213,7 +213,7 @@ class Watcher(Node):
         }
 
     def _references(self) -> dict[str, Any]:
-        jumps, samples, fastest = 0, 0, {}
+        jumps, samples, fastest = [], 0, {}
         for name, rows in self.references.items():
             if len(rows) < 2:
                 continue
@@ -227,7 +227,8 @@ class Watcher(Node):
                 jumps += measures.jumps(times, positions, velocities, limit, period=CONTROLLER_PERIOD)
             samples += len(rows)
             fastest[name] = float(np.abs(velocities).max())
-        return {"jumps": jumps, "samples": samples, "fastest": fastest}
+        return {"jumps": len(jumps), "jumped_at": sorted({round(at, 2) for at in jumps})[:50], "samples": samples,
+                "fastest": fastest}
 
 
 def watch(seconds: float, robot: str, options: list[str]) -> dict[str, Any]:
