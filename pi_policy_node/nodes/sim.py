@@ -111,14 +111,17 @@ class Sim(Node):
     def _publish_clock(self, now: float) -> None:
         fault = self.faults.get("clock", now=time.monotonic())
         if fault is not None and fault.kind == "jump":
-            self.simulator.epoch += fault.value
+            self.simulator.leap(fault.value)
             self._clock_due = 0.0
             self.faults.set("clock", "none", 0.0, now=0.0)
             return
         if self._our_clock is None:
             # Not our clock: follow it, gently where possible, so that our time never runs backwards.
             off = self.get_clock().now().nanoseconds * 1e-9 - now
-            self.simulator.epoch += off if abs(off) > RESYNC else 0.02 * off
+            if abs(off) > RESYNC:
+                self.simulator.leap(off)
+            else:
+                self.simulator.epoch += 0.02 * off
             return
         if now >= self._clock_due and fault is None:
             self._clock_due = now + 1.0 / self._clock_hz - 1e-6

@@ -94,6 +94,9 @@ class _Controller:
         self._velocity = np.zeros_like(self._position)
         self._acceleration = np.zeros_like(self._position)
 
+    def leap(self, by: float) -> None:
+        """The clock leaps by so many seconds. What is under way goes on: a controller counts its own updates."""
+
     @property
     def reference(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Position, velocity and acceleration [J] asked for now."""
@@ -142,6 +145,10 @@ class TrajectoryController(_Controller):
 
         self._accept(*(v for p in points for v in p[1:4]))
         self._pending = stamp, [Point(p.time_from_start, *(sort(v) for v in p[1:4])) for p in points]
+
+    def leap(self, by: float) -> None:
+        if self._spline is not None:
+            self._spline.time += by
 
     def _check(self, names: Sequence[str], points: Sequence[Point], stamp: float, now: float) -> None:
         if len(names) != len(self.joints):
@@ -313,6 +320,9 @@ class TwistController(_Controller):
             self.refuse(f"the twist is {now - stamp:.3f} s old, the limit is {self.timeout:.3f} s")
         self._accept(twist)
         self._twist, self._stamp = np.array(twist, float), stamp
+
+    def leap(self, by: float) -> None:
+        self._stamp += by
 
     def advance(self, times: np.ndarray) -> Reference:
         times = np.asarray(times, float)

@@ -96,6 +96,12 @@ class Simulator:
         """Puts arms, grippers and lift exactly where a row [A] has them, without physics: for pictures."""
         self.physics.put_joints(self._rows.positions(row))
 
+    def leap(self, by: float) -> None:
+        """The clock leaps by so many seconds."""
+        self.epoch += by
+        for controller in self.controllers.values():
+            controller.leap(by)
+
     def advance(self, steps: int) -> None:
         """Physics for that many time steps; commands given before are followed from here on."""
         if self._asked is not None:

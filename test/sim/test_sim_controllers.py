@@ -141,6 +141,21 @@ def test_how_the_time_is_cut_into_updates_makes_no_difference(steps, seed):
         assert a == pytest.approx(b, abs=1e-12)
 
 
+@pytest.mark.parametrize("by", [-3.0, 3.0])
+def test_what_is_under_way_goes_on_when_the_clock_leaps(by):
+    arm, base = trajectory(), TwistController("base", timeout=0.15)
+    arm.command(["a", "b"], [Point(1.0, [1.0, 2.0], [0.0, 0.0])], now=5.0)
+    base.command([0.2, 0.0, 0.0], stamp=5.3, now=5.3)
+    first = run(arm, 5.0, 0.4)
+    for one in (arm, base):
+        one.leap(by)
+    second = run(arm, 5.4 + by, 0.6)
+    assert np.abs(np.diff(np.r_[first.position, second.position], axis=0)).max() < 1.1 * DT * np.abs(first.velocity).max()
+    assert second.position[-1] == pytest.approx([1.0, 2.0])
+    twist = run(base, 5.4 + by, 0.1)
+    assert twist.velocity[0, 0] == 0.2 and twist.velocity[-1, 0] == 0.0, "0.15 s after it was given, by any clock"
+
+
 def test_history_keeps_the_newest_in_order():
     c = trajectory()
     run(c, 0.0, 11.0)
