@@ -34,7 +34,8 @@ from pi_policy_node.sim.world import DRAWER, DRAWER_TRAVEL, HANDLE, KINDS
 
 VERSION = 1
 SHARD = 100  # scenes in a file
-FAMILIES = {"put": 5, "stack": 2, "move": 2, "drawer": 1, "bring": 1, "clear": 3, "gather": 2, "sort": 2}  # in these parts
+# in these parts
+FAMILIES = {"put": 5, "stack": 2, "move": 2, "drawer": 1, "bring": 1, "clear": 3, "gather": 2, "sort": 2}
 HELD = 0.02  # m from the underside of a thing to the fingers that hold it, about
 FINER = 2  # times the size at which images are drawn
 

@@ -69,8 +69,8 @@ class Progress:
 def train(run: Run, report: Callable[[Progress], None]) -> int:
     """Trains until the recipe's steps are done, the minutes are over or somebody interrupts; returns the last step."""
     if run.recipe.glances + run.recipe.looking and not run.glances:
-        raise TrainError("the recipe wants pictures with answers: make them with ./pi sim look, and give --glances FOLDER "
-                         "(or a recipe with glances 0 and looking 0)")
+        raise TrainError("the recipe wants pictures with answers: make them with ./pi sim look, and give "
+                         "--glances FOLDER (or a recipe with glances 0 and looking 0)")
     run.out.mkdir(parents=True, exist_ok=True)
     run = _agree(run)
     shape = MiniShape()

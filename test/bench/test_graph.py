@@ -60,7 +60,8 @@ def cpu(process: int) -> int:
 SEEN = {"seconds": 60.0, "observations": 1200, "chunks": 900, "windows": 3000, "rate": 0.999, "tasks": 7, "stops": [],
         "ingest_ms": {"n": 1200, "p50": 3.0, "p99": 9.0, "max": 12.0},
         "bridge_ms": {"n": 900, "p50": 1.0, "p99": 4.0, "max": 8.0},
-        "gap_ms": {"n": 2999, "p50": 20.0, "p99": 22.0, "max": 41.0}, "jumps": 0, "jumped_at": [], "samples": 45000, "fastest": {}}
+        "gap_ms": {"n": 2999, "p50": 20.0, "p99": 22.0, "max": 41.0}, "jumps": 0, "jumped_at": [],
+        "samples": 45000, "fastest": {}}
 
 
 def test_goals_are_judged():

@@ -118,7 +118,8 @@ def test_shared_gradients_reach_the_weights_that_they_are_of():
     """Convolutions are laid out channels last, where the fused AdamW pairs weights and gradients by their memory."""
     weight = torch.randn(8, 4, 3, 3)
     given = torch.randn(8 * 4 * 9)
-    one, other = (torch.nn.Parameter(weight.clone(memory_format=f)) for f in (torch.channels_last, torch.contiguous_format))
+    one, other = (torch.nn.Parameter(weight.clone(memory_format=layout))
+                  for layout in (torch.channels_last, torch.contiguous_format))
     for parameter, fused in ((one, True), (other, False)):
         training.put_gradients([parameter], given)
         torch.optim.AdamW([parameter], lr=0.1, fused=fused).step()
