@@ -34,7 +34,7 @@ FAULTS: dict[str, dict[str, str]] = {
     "physics": {"stall": "the world, and all it sends, stands still for `value` seconds (0: until cleared)"},
     "clock": {
         "pause": "no /clock for `value` seconds (0: until cleared), while the world goes on",
-        "jump": "the time leaps once by `value` seconds, forwards or back",
+        "jump": "the time leaps once by `value` seconds, forwards or back; what the controllers are following goes on",
     },
 }
 
