@@ -20,6 +20,7 @@ import numpy as np
 
 from pi_policy_node.learn.episodes import RECIPE, EpisodesError, encode, put
 from pi_policy_node.learn.pool import spread
+from pi_policy_node.learn.record import FINER
 from pi_policy_node.robot import load_robot
 from pi_policy_node.sim import Simulator
 from pi_policy_node.sim.expert import Expert
@@ -37,7 +38,6 @@ SHARD = 100  # scenes in a file
 # in these parts
 FAMILIES = {"put": 5, "stack": 2, "move": 2, "drawer": 1, "bring": 1, "clear": 3, "gather": 2, "sort": 2}
 HELD = 0.02  # m from the underside of a thing to the fingers that hold it, about
-FINER = 2  # times the size at which images are drawn
 
 
 @dataclass(frozen=True)

@@ -78,10 +78,7 @@ class Pointing(NamedTuple):
 
 
 class Eye(nn.Module):
-    """Pictures -> cells -> tokens, and where in them what somebody asks for is.
-
-    What the cells hold does not depend on what is asked for: many things are looked for in one look.
-    """
+    """Pictures -> cells -> tokens, and where in them a thing is. The cells are the same whatever is asked for."""
 
     def __init__(self, shape: EyeShape, channels: int, width: int) -> None:
         super().__init__()
