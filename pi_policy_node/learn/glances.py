@@ -15,14 +15,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from pi_policy_node.learn.episodes import RECIPE, EpisodesError, encode, put
 from pi_policy_node.learn.pool import spread
-from pi_policy_node.learn.record import FINER
+from pi_policy_node.learn.record import shapes, simulator, smaller
 from pi_policy_node.robot import load_robot
-from pi_policy_node.sim import Simulator
 from pi_policy_node.sim.expert import Expert
 from pi_policy_node.sim.expert.arms import Arm, ReachError
 from pi_policy_node.sim.expert.skills import grip_yaws
@@ -70,18 +68,16 @@ class Gazer:
     def __init__(self, recipe: GlanceRecipe):
         self.recipe, self.robot = recipe, load_robot(recipe.robot)
         self.arms: dict[str, Arm] = Expert(self.robot).arms
-        self.shapes = {c.name: (round(width * c.height / c.width), width) for c in self.robot.cameras
-                       for name, width in zip(recipe.cameras, recipe.size) if name == c.name}
-        self.sim = Simulator(self.robot, "empty", cameras=recipe.cameras,
-                             size={name: (FINER * h, FINER * w) for name, (h, w) in self.shapes.items()})
+        self.shapes = shapes(self.robot, recipe.cameras, recipe.size)
+        self.sim = simulator(self.robot, self.shapes)
 
     def shard(self, first: int, count: int) -> Glances:
         states, frame, words, places = [], [], [], []
         images: dict[str, list[bytes]] = {name: [] for name in self.shapes}
         for k, seed in enumerate(range(first, first + count)):
             view = self._scene(np.random.default_rng([seed, 31]), seed)
-            for name, image in self.sim.images().items():
-                images[name].append(encode(cv2.resize(image, self.shapes[name][::-1], interpolation=cv2.INTER_AREA)))
+            for name, image in smaller(self.sim, self.shapes).items():
+                images[name].append(encode(image))
             states.append(view.state)
             for text, place in answers(view):
                 frame.append(k)

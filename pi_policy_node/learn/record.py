@@ -18,7 +18,7 @@ import numpy as np
 
 from pi_policy_node.learn.episodes import RECIPE, VERSION, Episode, EpisodesError, encode, put, write
 from pi_policy_node.learn.pool import spread
-from pi_policy_node.robot import load_robot
+from pi_policy_node.robot import Robot, load_robot
 from pi_policy_node.sim import Simulator
 from pi_policy_node.sim.expert import Expert
 from pi_policy_node.sim.expert.disturb import Disturbances
@@ -75,6 +75,24 @@ class Made:
     size: int  # bytes
 
 
+def shapes(robot: Robot, cameras: tuple[str, ...], widths: tuple[int, ...]) -> dict[str, tuple[int, int]]:
+    """camera -> (h, w) of its images; one width for all, or one for each."""
+    wide = dict(zip(cameras, widths * (len(cameras) if len(widths) == 1 else 1)))
+    return {c.name: (round(wide[c.name] * c.height / c.width), wide[c.name]) for c in robot.cameras if c.name in wide}
+
+
+def simulator(robot: Robot, shapes: dict[str, tuple[int, int]]) -> Simulator:
+    """One that draws these cameras finer than that."""
+    finer = {name: (FINER * height, FINER * width) for name, (height, width) in shapes.items()}
+    return Simulator(robot, "empty", cameras=tuple(shapes), size=finer)
+
+
+def smaller(sim: Simulator, shapes: dict[str, tuple[int, int]]) -> dict[str, np.ndarray]:
+    """uint8 [h, w, 3] of each camera now: drawn finer and averaged, as what is made smaller on the robot is."""
+    return {camera: cv2.resize(image, shapes[camera][::-1], interpolation=cv2.INTER_AREA)
+            for camera, image in sim.images().items()}
+
+
 class Recorder:
     """Records the episodes of a recipe in this process."""
 
@@ -82,11 +100,8 @@ class Recorder:
         self.recipe = recipe
         self.robot = load_robot(recipe.robot)
         self.expert = Expert(self.robot)
-        widths = dict(zip(recipe.cameras, recipe.size * (len(recipe.cameras) if len(recipe.size) == 1 else 1)))
-        self.shapes = {camera.name: (round(widths[camera.name] * camera.height / camera.width), widths[camera.name])
-                       for camera in self.robot.cameras if camera.name in widths}
-        finer = {name: (FINER * height, FINER * width) for name, (height, width) in self.shapes.items()}
-        self.sim = Simulator(self.robot, "empty", cameras=recipe.cameras, size=finer)
+        self.shapes = shapes(self.robot, recipe.cameras, recipe.size)
+        self.sim = simulator(self.robot, self.shapes)
         self.simulated = 0.0  # s
 
     def shard(self, shard: Shard, folder: Path) -> Made:
@@ -118,9 +133,8 @@ class Recorder:
             return None
 
     def images(self) -> dict[str, np.ndarray]:
-        """uint8 [h, w, 3] of each camera now: drawn finer and averaged, as what is made smaller on the robot is."""
-        return {camera: cv2.resize(image, self.shapes[camera][::-1], interpolation=cv2.INTER_AREA)
-                for camera, image in self.sim.images().items()}
+        """uint8 [h, w, 3] of each camera now."""
+        return smaller(self.sim, self.shapes)
 
     def _elsewhere(self, rng: np.random.Generator) -> np.ndarray:
         """Moves the hands a little away from home, to begin there."""
