@@ -11,7 +11,8 @@ import torch
 from pi_policy_node.policy import mini_weights
 from pi_policy_node.policy.base import Policy
 from pi_policy_node.policy.mini import MiniPolicy
-from pi_policy_node.policy.mini_model import EYES, Mini
+from pi_policy_node.policy.mini_eyes import EYES
+from pi_policy_node.policy.mini_model import Mini
 from pi_policy_node.policy.mini_rows import Scales
 from pi_policy_node.policy.mini_words import Words
 from pi_policy_node.policy.registry import make_policy
@@ -35,7 +36,7 @@ def untrained_mini(robot: Robot) -> MiniPolicy:
     model = Mini(shape, len(Words(WORDS))).eval()
     knots = (shape.knots, shape.action_dim)
     scales = Scales(np.zeros(shape.state_dim), np.ones(shape.state_dim), np.zeros(knots), np.full(knots, 0.05))
-    cameras = {eye: f"{eye}_camera" for eye in EYES}
+    cameras = {eye: f"{eye}_camera" for eye in EYES} | {"wide": "front_camera"}
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "mini.safetensors"
         about = {"training": "none"}

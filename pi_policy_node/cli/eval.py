@@ -31,8 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--jitter-ms", type=float, default=0.0, help="by which that is longer, at most, at random")
     parser.add_argument("--dropout", type=float, default=0.0, help="part of the pictures that is lost, 0..1")
     parser.add_argument("--disturb", action="store_true", help="things are nudged, and slip out of the hand")
-    parser.add_argument("--size", type=int, default=192, help="width of the pictures in pixels as they are drawn; 0: "
-                        "as in the graph, slower (default 192)")
+    parser.add_argument("--size", type=int, default=0, help="width of the pictures in pixels as they are drawn, "
+                        "less than the cameras' own is quicker; 0: as in the graph (default)")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: one per core)")
     parser.add_argument("--ros", action="store_true", help="through the launched ROS graph as well, on the same scenes: "
                         "the difference, and its interval")

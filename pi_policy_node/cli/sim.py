@@ -248,7 +248,7 @@ def _look_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _look(args: argparse.Namespace) -> int:
-    from pi_policy_node.learn.dataset import CAMERAS, WIDTHS
+    from pi_policy_node.learn.dataset import RECORDED
     from pi_policy_node.learn.episodes import EpisodesError
     from pi_policy_node.learn.glances import GlanceRecipe, record
     from pi_policy_node.sim.tasks import KEPT_SEEDS
@@ -265,7 +265,7 @@ def _look(args: argparse.Namespace) -> int:
         print(f"{made} scenes, {pace:.0f} per s, {left} left, {_minutes(left / pace)}", flush=True)
 
     try:
-        record(GlanceRecipe("pi_mobile", args.scenes, args.seed, tuple(CAMERAS.values()), WIDTHS), args.out,
+        record(GlanceRecipe("pi_mobile", args.scenes, args.seed, tuple(RECORDED), tuple(RECORDED.values())), args.out,
                workers=args.workers, report=report)
     except EpisodesError as error:
         raise CommandError(str(error)) from None

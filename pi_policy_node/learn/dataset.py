@@ -14,8 +14,9 @@ from torch import Tensor
 from pi_policy_node.learn import episodes, glances
 from pi_policy_node.learn.episodes import Episode, EpisodesError
 from pi_policy_node.learn.labels import Labeller, project, segments
-from pi_policy_node.learn.pictures import Pictures, cells, eye_shape, to_float
-from pi_policy_node.policy.mini_model import BEGIN, END, EYES, PAD, POINTING, REACH, UNKNOWN, Look
+from pi_policy_node.learn.pictures import Pictures, cells, to_float
+from pi_policy_node.policy.mini_eyes import EYES, POINTING, eye_shape
+from pi_policy_node.policy.mini_model import BEGIN, END, PAD, REACH, UNKNOWN, Look
 from pi_policy_node.policy.mini_rows import Scales, origin
 from pi_policy_node.policy.mini_words import Words, split
 from pi_policy_node.policy.shapes import MiniShape
@@ -26,8 +27,8 @@ from pi_policy_node.sim.world import COLOURS, PLACES
 from pi_policy_node.sim.world import KINDS as THINGS
 
 MAPS = {eye: math.prod(eye_shape(MiniShape(), eye).cells) for eye in POINTING}  # cells
-CAMERAS = dict(zip(EYES, ("front_camera", "left_wrist_camera", "right_wrist_camera", "rear_camera")))
-WIDTHS = (160, 80, 80, 48)  # pixels, of the pictures that are recorded for these cameras
+RECORDED = {"front_camera": 320, "left_wrist_camera": 160, "right_wrist_camera": 160, "rear_camera": 48}  # pixels wide
+CAMERAS = dict(zip(EYES, (*RECORDED, "front_camera")))
 VALIDATION = 20  # every so many seeds one is never trained on
 WORDS, ORDER = 16, 12  # most words of an instruction, and of a subtask: one length for all batches
 NEAR = 40  # steps from the end of a subtask, or from a hand's opening or closing, that are looked at more often
@@ -100,7 +101,7 @@ class Demonstrations:
         self.subtasks: list[str] = []
         self.families: list[str] = []
         self._text: dict[str, int] = {}
-        self._pictures = Pictures(shape)
+        self._pictures = Pictures(shape, CAMERAS)
         steps = 0
         for file in files:
             for episode in episodes.read(file):
@@ -148,10 +149,11 @@ class Demonstrations:
             "reach": labels.reach[frames], "base": labels.base[frames],
             "cameras": np.stack([labels.cameras[CAMERAS[eye]][frames] for eye in POINTING], 1),
         }
-        for eye, camera in CAMERAS.items():
-            known = np.isfinite(labels.reach[frames, 0])
-            found[f"{eye}_cell"] = np.where(known, cells(eye_shape(self.shape, eye), labels.cells[camera][frames]), -1)
-            self._pictures.add(eye, e.images.get(camera), len(frames))
+        known = np.isfinite(labels.reach[frames, 0])
+        for eye in POINTING:
+            places = labels.cells[CAMERAS[eye]][frames]
+            found[f"{eye}_cell"] = np.where(known, cells(eye_shape(self.shape, eye), places), -1)
+        self._pictures.add(e.images, len(frames))
         for name, values in found.items():
             parts.setdefault(name, []).append(values)
 
@@ -241,7 +243,7 @@ class Asked:
 
     def __init__(self, robot: Robot, shape: MiniShape, files: Sequence[Path]) -> None:
         self.robot, self.shape = robot, shape
-        kinematics, self._pictures = Kinematics(robot), Pictures(shape)
+        kinematics, self._pictures = Kinematics(robot), Pictures(shape, CAMERAS)
         made = [glances.read(file) for file in files]
         self.state = np.concatenate([one.state for one in made]).astype(np.float64)
         before = np.cumsum([0, *(len(one.state) for one in made)])
@@ -256,8 +258,7 @@ class Asked:
         self.cell = {eye: cells(eye_shape(shape, eye), project(names[CAMERAS[eye]], poses[eye][self.frame], self.place))
                      for eye in POINTING}
         for one in made:
-            for eye, camera in CAMERAS.items():
-                self._pictures.add(eye, one.images.get(camera), len(one.state))
+            self._pictures.add(one.images, len(one.state))
         self._pictures.close()
         kinds = [_kind(text) for text in self.words]
         count = {kind: kinds.count(kind) for kind in KINDS_ASKED}

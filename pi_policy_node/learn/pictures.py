@@ -2,57 +2,54 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import cv2
 import numpy as np
 import torch
 from torch import Tensor
 
-from pi_policy_node.policy.mini_model import EYES
+from pi_policy_node.policy.mini_eyes import EYES, eye_shape, fit
 from pi_policy_node.policy.shapes import EyeShape, MiniShape
 
 
-def eye_shape(shape: MiniShape, eye: str) -> EyeShape:
-    return shape.wrist if "wrist" in eye else getattr(shape, eye)
-
-
 class Pictures:
-    """F frames of every eye; some may lack some eyes."""
+    """F frames of every camera; some may lack some cameras."""
 
-    def __init__(self, shape: MiniShape) -> None:
-        self.shape = shape
-        self._parts: dict[str, list[np.ndarray]] = {eye: [] for eye in EYES}
-        self._sizes: dict[str, list[np.ndarray]] = {eye: [] for eye in EYES}
+    def __init__(self, shape: MiniShape, cameras: Mapping[str, str]) -> None:
+        """cameras: the camera of each eye."""
+        self.shape, self._cameras = shape, dict(cameras)
+        self._parts: dict[str, list[np.ndarray]] = {camera: [] for camera in cameras.values()}
+        self._sizes: dict[str, list[np.ndarray]] = {camera: [] for camera in cameras.values()}
 
-    def add(self, eye: str, images: list[bytes] | None, count: int) -> None:
-        """The next `count` frames of an eye; None: it was not recorded."""
-        sizes = np.zeros(count, np.int64) if images is None else np.array([len(i) for i in images])
-        self._sizes[eye].append(sizes)
-        if images is not None:
-            self._parts[eye].append(np.frombuffer(b"".join(images), np.uint8))
+    def add(self, images: Mapping[str, list[bytes]], count: int) -> None:
+        """The next `count` frames, by camera."""
+        for camera, sizes in self._sizes.items():
+            found = images.get(camera)
+            sizes.append(np.zeros(count, np.int64) if found is None else np.array([len(i) for i in found]))
+            if found is not None:
+                self._parts[camera].append(np.frombuffer(b"".join(found), np.uint8))
 
     def close(self) -> None:
         """All are there."""
         empty = [np.zeros(0, np.uint8)]
-        self._blob = {eye: np.concatenate(parts or empty) for eye, parts in self._parts.items()}
-        self._size = {eye: np.concatenate(sizes) for eye, sizes in self._sizes.items()}
-        self._end = {eye: np.cumsum(sizes) for eye, sizes in self._size.items()}
+        self._blob = {camera: np.concatenate(parts or empty) for camera, parts in self._parts.items()}
+        self._size = {camera: np.concatenate(sizes) for camera, sizes in self._sizes.items()}
+        self._end = {camera: np.cumsum(sizes) for camera, sizes in self._size.items()}
         del self._parts, self._sizes
 
     def decode(self, frames: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray]:
-        """uint8 [N, h, w, 3] by eye, and which there are [N, eyes]."""
-        seen = np.zeros((len(frames), len(EYES)), bool)
-        result = {}
-        for i, eye in enumerate(EYES):
-            shape, blob = eye_shape(self.shape, eye), self._blob[eye]
-            out = np.zeros((len(frames), shape.height, shape.width, 3), np.uint8)
-            for row, (size, end) in enumerate(zip(self._size[eye][frames], self._end[eye][frames])):
+        """uint8 [N, h, w, 3] by eye, as it takes them, and which there are [N, eyes]."""
+        shapes = {eye: eye_shape(self.shape, eye) for eye in EYES}
+        result = {eye: np.zeros((len(frames), s.rows[1] - s.rows[0], s.width, 3), np.uint8) for eye, s in shapes.items()}
+        seen = np.stack([self._size[self._cameras[eye]][frames] > 0 for eye in EYES], 1)
+        for camera, blob in self._blob.items():
+            eyes = [eye for eye in EYES if self._cameras[eye] == camera]
+            for row, (size, end) in enumerate(zip(self._size[camera][frames], self._end[camera][frames])):
                 if size:
                     image = cv2.imdecode(blob[end - size : end], cv2.IMREAD_COLOR)
-                    if image.shape[:2] != out.shape[1:3]:
-                        image = cv2.resize(image, (shape.width, shape.height), interpolation=cv2.INTER_AREA)
-                    out[row] = image[..., ::-1]
-                    seen[row, i] = True
-            result[eye] = out
+                    for eye in eyes:
+                        result[eye][row] = fit(image, shapes[eye])[..., ::-1]
         return result, seen
 
 
@@ -66,9 +63,10 @@ def to_float(images: np.ndarray, rng: np.random.Generator | None) -> Tensor:
 
 
 def cells(shape: EyeShape, places: np.ndarray) -> np.ndarray:
-    """[N] the cell of an eye's map for places [N, 2] in its picture, 0..1; one behind the last where they are NaN."""
+    """[N] the cell of an eye's map for places [N, 2] in its picture, 0..1; one behind the last where it has none."""
     rows, columns = shape.cells
-    inside = np.isfinite(places[:, 0])
-    x, y = np.where(inside[:, None], places, 0.0).T
-    cell = (y * rows).astype(int).clip(0, rows - 1) * columns + (x * columns).astype(int).clip(0, columns - 1)
-    return np.where(inside, cell, rows * columns)
+    with np.errstate(invalid="ignore"):
+        x = np.floor(places[:, 0] * shape.width / shape.patch)
+        y = np.floor((places[:, 1] * shape.height - shape.rows[0]) / shape.patch)
+        inside = (x >= 0) & (x < columns) & (y >= 0) & (y < rows)
+    return np.where(inside, np.where(inside, y * columns + x, 0).astype(int), rows * columns)

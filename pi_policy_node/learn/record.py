@@ -27,7 +27,7 @@ from pi_policy_node.sim.tasks import DONE, Task, draw, look
 
 SHARD = 10  # episodes in a file
 LINGER = 20  # steps that an episode goes on after its end: "done" has to be seen
-FINER = 2  # times the size at which images are drawn
+FINER = 2  # times the size at which images are drawn, as far as the camera has it
 TRIES = 3  # scenes drawn, one after another, until the expert does its task
 _OTHER = 1_000_000_007  # from the seed of one try to that of the next
 
@@ -83,7 +83,8 @@ def shapes(robot: Robot, cameras: tuple[str, ...], widths: tuple[int, ...]) -> d
 
 def simulator(robot: Robot, shapes: dict[str, tuple[int, int]]) -> Simulator:
     """One that draws these cameras finer than that."""
-    finer = {name: (FINER * height, FINER * width) for name, (height, width) in shapes.items()}
+    own = {camera.name: (camera.height, camera.width) for camera in robot.cameras}
+    finer = {name: max(shape, min((FINER * shape[0], FINER * shape[1]), own[name])) for name, shape in shapes.items()}
     return Simulator(robot, "empty", cameras=tuple(shapes), size=finer)
 
 

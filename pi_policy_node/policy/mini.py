@@ -8,14 +8,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
 
 from pi_policy_node.policy import mini_weights
 from pi_policy_node.policy.base import InputError, Observation, PolicyError, Prefix, Result, check_alive
-from pi_policy_node.policy.mini_model import EYES, PAD, POINTING, Look
+from pi_policy_node.policy.mini_eyes import EYES, POINTING, eye_shape, fit
+from pi_policy_node.policy.mini_model import PAD, Look
 from pi_policy_node.policy.mini_rows import given_knots, origin, splice, still, to_rows
 from pi_policy_node.policy.mini_words import split
 from pi_policy_node.policy.shapes import MiniShape
@@ -75,7 +75,7 @@ class MiniPolicy:
         if abs(self._every * robot.dt - shape.knot) > 1e-6:
             raise PolicyError(f"mini's knots are {shape.knot} s apart, which is no multiple of {robot.name}'s dt")
         self.horizon = min(robot.horizon, (shape.knots - 1) * self._every + 1)
-        self.cameras = tuple(loaded.cameras.values())
+        self.cameras = tuple(dict.fromkeys(loaded.cameras.values()))
         self._eyes = {eye: names[camera] for eye, camera in loaded.cameras.items()}
         self._kinematics = Kinematics(robot)
         self._tools = [group.name for group in robot.groups if group.kind == "arm"]
@@ -169,15 +169,13 @@ class MiniPolicy:
         made, seen = {}, []
         shape: MiniShape = self.model.shape
         for eye in EYES:
-            kind = shape.wrist if "wrist" in eye else getattr(shape, eye)
-            camera = self._eyes[eye]
+            kind, camera = eye_shape(shape, eye), self._eyes[eye]
             image = obs.images.get(camera.name)
             seen.append(image is not None)
             if image is None:
-                made[eye] = torch.zeros(1, 3, kind.height, kind.width)
+                made[eye] = torch.zeros(1, 3, kind.rows[1] - kind.rows[0], kind.width)
                 continue
-            image = cv2.resize(unboxed(image, camera.width / camera.height), (kind.width, kind.height),
-                               interpolation=cv2.INTER_AREA)
+            image = np.ascontiguousarray(fit(unboxed(image, camera.width / camera.height), kind))
             made[eye] = torch.from_numpy(image).permute(2, 0, 1)[None].float() / 127.5 - 1
         return made, torch.tensor([seen])
 

@@ -10,18 +10,16 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import asdict, dataclass
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pi_policy_node.policy.gemma import KV, Gemma
+from pi_policy_node.policy.mini_eyes import EYES, POINTING, Eye, Pointing, even
 from pi_policy_node.policy.model import embed_time, times
 from pi_policy_node.policy.shapes import EyeShape, GemmaShape, MiniShape
 
-EYES = ("front", "left_wrist", "right_wrist", "rear")
-POINTING = EYES[:3]  # those that say where a thing is
 REACH = 0.1  # m (and rad): the unit in which the network speaks of places
 PAD, UNKNOWN, BEGIN, END = range(4)  # tokens that are no words
 _TEXT = 512  # position of the first word of the instruction; the state's token and the eyes' come before
@@ -33,7 +31,7 @@ class Look:
     """A batch as the network takes it. Pictures float [B, 3, H, W] in -1..1, by eye."""
 
     pictures: dict[str, Tensor]
-    seen: Tensor  # bool [B, 4], by eye: there is a picture
+    seen: Tensor  # bool [B, eyes]: there is a picture
     state: Tensor  # float [B, state_dim], normalised
     cameras: Tensor  # float [B, 3, 3, 4]: the pointing eyes' optical frames in the base's
     tools: Tensor  # float [B, 2, 3] m, in the base's frame
@@ -68,104 +66,6 @@ class QuickGemma(Gemma):
             block.gate_up = SquaredRelu(shape.width, shape.mlp, bias=False)
 
 
-class Pointing(NamedTuple):
-    """Where an eye sees the things in question, K of them in each picture."""
-
-    logits: Tensor  # [N, K, cells + 1]; the last: nowhere in the picture
-    votes: Tensor  # [N, K, cells, 3] m: its place in the camera's frame, were it in that cell
-    spot: Tensor  # [N, K, 3] m: what the cells say together
-    looks: Tensor  # [N, K, C + 1] what is seen there, and how surely there is anything
-
-
-class Eye(nn.Module):
-    """Pictures -> cells -> tokens, and where in them a thing is. The cells are the same whatever is asked for."""
-
-    def __init__(self, shape: EyeShape, channels: int, width: int) -> None:
-        super().__init__()
-        self.shape = shape
-        half = shape.patch // 2
-        self.pixels = nn.Conv2d(6, channels // 2, half, stride=half)
-        self.patches = nn.Conv2d(channels // 2, channels, 2, stride=2)
-        self.mix = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in range(2 * shape.blocks))
-        rows, columns = shape.cells
-        patch = rows // shape.grid[0], columns // shape.grid[1]
-        self.reduce = nn.Conv2d(channels, width, patch, stride=patch)
-        self.position = nn.Parameter(0.02 * torch.randn(shape.tokens, width))
-        if shape.points:
-            self.query = nn.Linear(width, shape.points * channels)
-            self.places = nn.Linear(3 * shape.points, width)
-            self.nowhere = nn.Linear(width, 1)
-            self.vote = nn.Linear(channels, 3)  # log depth, and where in the cell
-            self.offset = nn.Linear(width, 3)  # and by how much that differs for what is asked for
-            nn.init.normal_(self.query.weight, std=(width * channels) ** -0.5)
-        for part in (self.pixels, self.patches, *self.mix):
-            nn.init.kaiming_normal_(part.weight, nonlinearity="relu")
-            nn.init.zeros_(part.bias)
-        y, x = torch.meshgrid((torch.arange(rows) + 0.5) / rows, (torch.arange(columns) + 0.5) / columns, indexing="ij")
-        grid = 2 * torch.stack((x.flatten(), y.flatten()), -1) - 1
-        slope = math.tan(shape.fov / 2) * torch.tensor([shape.width / shape.height, 1.0])  # at the picture's edge
-        self.register_buffer("grid", grid, persistent=False)  # [cells, 2] in -1..1
-        self.register_buffer("rays", grid * slope, persistent=False)  # [cells, 2] m beside the axis at 1 m
-        at = torch.stack((y.flatten() * rows, x.flatten() * columns), -1)
-        close = (at[:, None] - at).abs().amax(-1) < 1.5
-        self.register_buffer("near", close, persistent=False)  # bool [cells, cells]: the same one or a neighbour
-        self.register_buffer("cell", 2 * slope / torch.tensor([columns, rows]), persistent=False)  # [2] a cell's size
-
-    def see(self, pictures: Tensor) -> Tensor:
-        """[N, 3, H, W] -> what the cells hold [N, C, rows, columns]."""
-        x = torch.cat((pictures, chroma(pictures)), 1).contiguous(memory_format=torch.channels_last)  # a third off
-        x = F.relu(self.pixels(x))
-        x = self.patches(x)
-        for i in range(self.shape.blocks):
-            x = x + self.mix[2 * i + 1](F.relu(self.mix[2 * i](even(x))))
-        return even(x)
-
-    def tokens(self, seen: Tensor) -> Tensor:
-        """[N, T, W]"""
-        return self.reduce(seen).flatten(2).transpose(1, 2) + self.position
-
-    def point(self, seen: Tensor, wanted: Tensor) -> Pointing:
-        """Where each of wanted [N, K, W] is."""
-        with torch.autocast(seen.device.type, enabled=False):  # bfloat16 would round places to half a pixel
-            cells, wanted = _rows_of(seen), wanted.float()  # [N, cells, C]
-            channels = cells.shape[-1]
-            chart = F.linear(wanted, self.query.weight[:channels], self.query.bias[:channels]) @ cells.transpose(1, 2)
-            deep, beside = (self.vote(cells)[:, None] + self.offset(wanted)[:, :, None]).split((1, 2), -1)
-            depth = self.shape.depth * deep.clamp(-2, 2).exp()
-            votes = torch.cat(((self.rays + beside * self.cell) * depth, depth), -1)
-            logits = torch.cat((chart, self.nowhere(wanted)), -1)
-            there = 1 - logits.softmax(-1)[..., -1:]
-            close = self.near[chart.detach().argmax(-1)]  # [N, K, cells]: what is elsewhere is something else
-            shares = chart.masked_fill(~close, -math.inf).softmax(-1)
-            spot = (shares[..., None] * votes).sum(2)
-            return Pointing(logits, votes, spot, torch.cat((shares @ cells, there), -1))
-
-    def gaze(self, seen: Tensor, wanted: Tensor) -> Tensor:
-        """[N, 1, W]: centres of mass of all its maps, for wanted [N, W]."""
-        with torch.autocast(seen.device.type, enabled=False):
-            cells = _rows_of(seen)
-            query = self.query(wanted.float()).unflatten(1, (self.shape.points, -1))  # [N, points, C]
-            shares = (query @ cells.transpose(1, 2)).softmax(-1)
-            sure = (shares * shares).sum(-1, keepdim=True)
-            return self.places(torch.cat((shares @ self.grid, sure), -1).flatten(1))[:, None]
-
-
-def chroma(pictures: Tensor) -> Tensor:
-    """[N, 3, H, W] in -1..1 -> each colour's part of the light, whatever the light is; 0 is grey."""
-    light = (pictures + 1) / 2
-    return 3 * light / (light.sum(1, keepdim=True) + 0.1) - 1
-
-
-def _rows_of(seen: Tensor) -> Tensor:
-    """[N, C, rows, columns] -> float32 [N, cells, C]"""
-    return seen.float().flatten(2).transpose(1, 2)
-
-
-def even(x: Tensor) -> Tensor:
-    """x [N, C, …] with every cell of the same strength: what is looked for is found sooner, and more surely."""
-    return x * torch.rsqrt(x.square().mean(1, keepdim=True) + 1e-6)
-
-
 class Reader(nn.Module):
     """Words [B, N, E] -> what they ask to look for [B, E]. Neighbours are read together: "red block", not a heap."""
 
@@ -191,7 +91,7 @@ class Mini(nn.Module):
         self.reader = Reader(width)
         self.front = Eye(shape.front, shape.channels, width)
         self.wrist = Eye(shape.wrist, shape.channels, width)
-        self.rear = Eye(shape.rear, shape.channels, width)
+        self.rear, self.wide = (Eye(shape.around, shape.channels, width) for _ in range(2))
         self.spot = nn.Sequential(nn.Linear(shape.channels + 1 + 9, width), nn.ReLU(), nn.Linear(width, width))
         self.camera = nn.Parameter(0.02 * torch.randn(len(EYES), width))
         self.absent = nn.Parameter(torch.zeros(len(EYES), width))
@@ -250,8 +150,9 @@ class Mini(nn.Module):
         left, right = self.wrist.see(torch.cat((look.pictures["left_wrist"], look.pictures["right_wrist"]))).chunk(2)
         seen = {"front": (self.front.see(look.pictures["front"]), self.front), "left_wrist": (left, self.wrist),
                 "right_wrist": (right, self.wrist)}
-        if "rear" in eyes:
-            seen["rear"] = self.rear.see(look.pictures["rear"]), self.rear
+        for eye in eyes[len(POINTING) :]:
+            module = getattr(self, eye)
+            seen[eye] = module.see(look.pictures[eye]), module
         return seen
 
     def _spot(self, found: Pointing, camera: Tensor, tools: Tensor) -> Tensor:
@@ -342,8 +243,8 @@ def describe(shape: MiniShape) -> str:
 def from_description(text: str) -> MiniShape:
     """The shape again; ValueError or TypeError where the text is no shape."""
     parts = json.loads(text)
-    for key in ("front", "wrist", "rear"):
-        parts[key] = EyeShape(**{**parts[key], "grid": tuple(parts[key]["grid"])})
+    for key in ("front", "wrist", "around"):
+        parts[key] = EyeShape(**{k: tuple(v) if isinstance(v, list) else v for k, v in parts[key].items()})
     for key in ("vlm", "expert"):
         parts[key] = GemmaShape(**parts[key])
     return MiniShape(**parts)

@@ -57,18 +57,20 @@ class Shape:
 class EyeShape:
     """A small convolutional stem: cells of `patch` pixels, residual blocks, then a grid of tokens."""
 
-    height: int  # pixels
+    height: int  # pixels, of the whole picture
     width: int
+    rows: tuple[int, int]  # the first that is looked at, and the one behind the last
     grid: tuple[int, int]  # tokens down and across; divides the cells
     blocks: int = 2
     fov: float = 1.0  # rad, of the camera, from top to bottom
     depth: float = 0.5  # m from the camera to what it usually looks at
     points: int = 8  # places it points at
-    patch: int = 4
+    patch: int = 8
+    fine: int = 32  # channels of half a patch
 
     @property
     def cells(self) -> tuple[int, int]:
-        return self.height // self.patch, self.width // self.patch
+        return (self.rows[1] - self.rows[0]) // self.patch, self.width // self.patch
 
     @property
     def tokens(self) -> int:
@@ -80,9 +82,9 @@ class MiniShape:
     """The mini policy: the same blocks as above under convolutional eyes that are told what to look for."""
 
     name: str = "mini"
-    front: EyeShape = EyeShape(height=120, width=160, grid=(6, 8), fov=0.95, depth=0.9)
-    wrist: EyeShape = EyeShape(height=60, width=80, grid=(3, 4), fov=1.1, depth=0.15)
-    rear: EyeShape = EyeShape(height=36, width=48, grid=(3, 3), fov=0.95, blocks=1, points=0)
+    front: EyeShape = EyeShape(height=240, width=320, rows=(88, 208), grid=(3, 8), fov=0.95, depth=0.9)
+    wrist: EyeShape = EyeShape(height=120, width=160, rows=(0, 120), grid=(3, 4), fov=1.1, depth=0.15)
+    around: EyeShape = EyeShape(height=36, width=48, rows=(0, 36), grid=(3, 4), blocks=1, points=0, patch=4, fine=24)
     channels: int = 48
     vlm: GemmaShape = GemmaShape(width=128, depth=3, mlp=384, heads=4, head_dim=32)
     expert: GemmaShape = GemmaShape(width=128, depth=3, mlp=384, heads=4, head_dim=32)

@@ -292,7 +292,8 @@ class RobotUnderTest:
         By the references' own stamps where these go on steadily, so that a starved simulator is not held against the
         bridge, else by their arrival.
         """
-        self.wait(lambda: not self.moving(0.3), limit + 3, "rest")
+        quiet = 0.3  # s, after the event as well: what was commanded just before shows only a moment later
+        self.wait(lambda: not self.moving(quiet) and time.monotonic() - since > quiet, limit + 3, "rest")
         took = max(self._motion - since, 0.0)
         for name in WATCHED:
             entries = [entry for entry in list(self.references[name]) if entry[0] >= since]

@@ -7,16 +7,18 @@ import pytest
 import torch
 
 from pi_policy_node.learn import glances
-from pi_policy_node.learn.dataset import CAMERAS, Asked, vocabulary
+from pi_policy_node.learn.dataset import RECORDED, Asked, vocabulary
 from pi_policy_node.learn.episodes import EpisodesError, decode
 from pi_policy_node.learn.glances import Gazer, GlanceRecipe
+from pi_policy_node.learn.pictures import cells
+from pi_policy_node.policy.mini_eyes import fit
 from pi_policy_node.policy.mini_model import Mini
 from pi_policy_node.policy.mini_words import Words
 from pi_policy_node.policy.shapes import MiniShape
 from pi_policy_node.robot import load_robot
 from pi_policy_node.sim.world import COLOURS
 
-RECIPE = GlanceRecipe("pi_mobile", 6, 0, tuple(CAMERAS.values()), (160, 80, 80, 48))
+RECIPE = GlanceRecipe("pi_mobile", 6, 0, tuple(RECORDED), tuple(RECORDED.values()))
 
 
 @pytest.fixture(scope="module")
@@ -45,18 +47,30 @@ def test_the_thing_is_where_the_answer_says(folder):
     robot = load_robot("pi_mobile")
     asked = Asked(robot, MiniShape(), glances.shards(folder))
     made = glances.read(glances.shards(folder)[0])
-    rows, columns = MiniShape().front.cells
+    eye = MiniShape().front
+    (rows, columns), size = eye.cells, eye.patch
     right = total = 0
     for k, text in enumerate(asked.words):
         cell = asked.cell["front"][k]
         if text.startswith("pick up the ") and cell < rows * columns:
-            image = decode(made.images["front_camera"][asked.frame[k]]).astype(float) / 255
+            image = fit(decode(made.images["front_camera"][asked.frame[k]]), eye).astype(float) / 255
             y, x = divmod(int(cell), columns)
-            patch = image[4 * y : 4 * y + 4, 4 * x : 4 * x + 4].reshape(-1, 3)
+            patch = image[size * y : size * (y + 1), size * x : size * (x + 1)].reshape(-1, 3)
             hue = np.array(COLOURS[text.split()[3]])
             apart = np.abs(patch / patch.sum(1, keepdims=True).clip(0.05) - hue / hue.sum()).sum(1).min()
             right, total = right + (apart < 0.25), total + 1
     assert total >= 6 and right >= 0.6 * total, f"{right} of {total}"
+
+
+def test_an_eye_has_cells_for_its_rows_of_the_picture_only():
+    eye = MiniShape().front
+    picture = np.repeat(np.arange(eye.height, dtype=np.uint8)[:, None, None], eye.width, 1).repeat(3, 2)
+    assert fit(picture, eye)[[0, -1], 0, 0].tolist() == [eye.rows[0], eye.rows[1] - 1]
+    rows, columns = eye.cells
+    first, behind = eye.rows[0] / eye.height, eye.rows[1] / eye.height
+    places = np.array([(0.001, first + 0.001), (0.999, behind - 0.001), (0.5, first - 0.001), (0.5, behind + 0.001),
+                       (np.nan, np.nan)])
+    assert cells(eye, places).tolist() == [0, rows * columns - 1, *[rows * columns] * 3]
 
 
 def test_a_batch_asks_and_answers(folder):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from pi_policy_node.learn.dataset import CAMERAS
+from pi_policy_node.learn.dataset import CAMERAS, RECORDED
 from pi_policy_node.learn.episodes import read
 from pi_policy_node.learn.record import Recipe, plan, recorder_of
 from pi_policy_node.policy import mini_weights
@@ -30,7 +30,7 @@ def test_the_expert_goes_on_where_the_policy_got_to(tmp_path):
     scales.action_mean[:, robot.is_gripper] = 0.7
     mini_weights.save(weights, mini_weights.Weights(model, words, scales, CAMERAS, robot.action_names, {}))
 
-    recipe = Recipe("pi_mobile", ("drawer",), 1, 40, cameras=tuple(CAMERAS.values()), size=(32,), disturb=1.0,
+    recipe = Recipe("pi_mobile", ("drawer",), 1, 40, cameras=tuple(RECORDED), size=(32,), disturb=1.0,
                     takeover=str(weights))
     shard = plan(recipe)[0]
     made = recorder_of(recipe).shard(shard, tmp_path)

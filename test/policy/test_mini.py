@@ -21,7 +21,7 @@ from pi_policy_node.robot import load_robot
 from pi_policy_node.vision.letterbox import letterbox
 
 CAMERAS = {"front": "front_camera", "left_wrist": "left_wrist_camera", "right_wrist": "right_wrist_camera",
-           "rear": "rear_camera"}
+           "rear": "rear_camera", "wide": "front_camera"}
 WORDS = ("put", "the", "red", "block", "in", "bin", "pick", "up", "blue", "done")
 SMALL = GemmaShape(width=32, depth=2, mlp=48, heads=2, head_dim=16)
 

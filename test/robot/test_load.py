@@ -25,7 +25,7 @@ def test_pi_mobile_is_the_robot_of_the_design():
     robot = load_robot()
     arms = [[f"{side}_joint{i}" for i in range(1, 7)] + [f"{side}_gripper"] for side in ("left", "right")]
     assert robot.action_names == (*arms[0], *arms[1], "lift", "base_vx", "base_vy", "base_wz")
-    assert (robot.dt, robot.horizon, robot.image_size) == (0.02, 50, (224, 224))
+    assert (robot.dt, robot.horizon, robot.image_size) == (0.02, 50, (240, 320))
     assert [camera.name for camera in robot.cameras if not camera.required] == ["rear_camera"]
     assert {group.controller.topic for group in robot.groups} == {
         "left_arm_controller/joint_trajectory",
@@ -245,7 +245,7 @@ BROKEN = {
         "use raw or compressed",
         ("front_camera: {", "front_camera: {transport: jpeg, "),
     ),
-    "image size": ("observation.image_size", "has 1 numbers", ("[224, 224]", "[224]")),
+    "image size": ("observation.image_size", "has 1 numbers", ("[240, 320]", "[224]")),
 }
 
 
