@@ -46,6 +46,8 @@ class Glance:
     questions: Tensor  # int64 [B, K, N] words, as a subtask has them
     cells: dict[str, Tensor]  # eye -> int64 [B, K] of its map, one behind the last: not in the picture; -1: unknown
     spots: Tensor  # float [B, K, 3, 3] m: the places in the pointing eyes' frames, NaN: unknown
+    things: Tensor  # bool [B, the front eye's cells]: there is a thing
+    said: Tensor  # int64 [B, S] BEGIN, the subtask's words, END, PAD; S = 0 where it is not asked for
 
     def to(self, device: str) -> Glance:
         return self if device == "cpu" else moved(self, device)
@@ -218,7 +220,7 @@ class Demonstrations:
         tasks = [words.encode(self.instructions[k]) for k in self.episode[frames]]
         orders = [words.encode(self.subtasks[k]) for k in self.said[frames]]
         if rng is not None:
-            matter = {token for word in MATTER for token in words.encode(word)}
+            matter = _matter(words)
             tasks = [_forget(tokens, matter, rng, keep=row < asked) for row, tokens in enumerate(tasks)]
         tools, poses = self.tools[steps].reshape(-1, 2, 3), self.cameras[frames]
         place = self.reach[frames] + tools[np.arange(len(frames)), np.maximum(self.arm[frames], 0)]
@@ -226,13 +228,13 @@ class Demonstrations:
                     torch.from_numpy(poses), torch.from_numpy(tools), pad(tasks, WORDS),
                     pad([[]] * asked + orders[asked:], ORDER))
         return Batch(
-            look, asked, pad([[BEGIN, *tokens, END] for tokens in orders[:asked]], ORDER + 2),
+            look, asked, answer(orders[:asked]),
             torch.from_numpy(scales.knots_in(knots, at)), torch.from_numpy(learn),
             torch.from_numpy(self.progress[frames]), torch.from_numpy(self.arm[frames].astype(np.int64)),
             torch.from_numpy(self.reach[frames] / REACH), torch.from_numpy(self.base[frames] / REACH),
             Glance(look, look.subtask[:, None],
                    {eye: torch.from_numpy(getattr(self, f"{eye}_cell")[frames])[:, None] for eye in POINTING},
-                   torch.from_numpy(_seen_from(poses, place[:, None]))))
+                   torch.from_numpy(_seen_from(poses, place[:, None])), torch.zeros(0), torch.zeros(0)))
 
 
 KINDS_ASKED = {"pick": 4.0, "into": 2.0, "beside": 1.0, "onto": 1.0, "drawer": 0.3}  # in these parts
@@ -249,9 +251,11 @@ class Asked:
         before = np.cumsum([0, *(len(one.state) for one in made)])
         self.frame = np.concatenate([one.frame + k for one, k in zip(made, before)])
         self.words = [text for one in made for text in one.words]
+        self.task, self.step = ([text for one in made for text in getattr(one, name)] for name in ("task", "step"))
         self.place = np.concatenate([one.place for one in made])
         tools = kinematics.tools(self.state)
         self.tools = np.stack([tools[g.name] for g in robot.groups if g.kind == "arm"], 1).astype(np.float32)
+        self._seen = np.concatenate((self.state, self.tools.reshape(len(self.state), -1)), 1)
         names = {camera.name: camera for camera in robot.cameras}
         poses = {eye: kinematics.link_pose(self.state, names[CAMERAS[eye]].frame) for eye in POINTING}
         self.cameras = np.stack([poses[eye][:, :3] for eye in POINTING], 1).astype(np.float32)
@@ -264,21 +268,27 @@ class Asked:
         count = {kind: kinds.count(kind) for kind in KINDS_ASKED}
         self._weight = np.array([KINDS_ASKED[kind] / count[kind] for kind in kinds])  # how often each is worth asking
         self._first = np.searchsorted(self.frame, np.arange(len(self.state) + 1))
+        count, things = MAPS["front"], np.array([kind in ("pick", "into") for kind in kinds])
+        self._things = np.zeros((len(self.state), count + 1), bool)
+        self._things[self.frame[things], self.cell["front"][things]] = True
 
     def __len__(self) -> int:
         """Pictures."""
         return len(self.state)
 
-    def batch(self, frames: np.ndarray, questions: int, words: Words, *, rng: np.random.Generator) -> Glance:
+    def batch(self, frames: np.ndarray, questions: int, words: Words, scales: Scales, *,
+              rng: np.random.Generator) -> Glance:
         raw, seen = self._pictures.decode(frames)
         which = np.array([self._choose(frame, questions, rng) for frame in frames])  # [B, K]
-        poses = self.cameras[frames]
+        poses, matter = self.cameras[frames], _matter(words)
+        tasks = [_forget(words.encode(self.task[k]), matter, rng, keep=True) for k in frames]
         look = Look({eye: to_float(images, rng) for eye, images in raw.items()}, torch.from_numpy(seen),
-                    torch.zeros(len(frames), self.shape.state_dim), torch.from_numpy(poses),
-                    torch.from_numpy(self.tools[frames]), *torch.zeros(2, len(frames), 0, dtype=torch.int64))
+                    torch.from_numpy(scales.state_in(self._seen[frames])), torch.from_numpy(poses),
+                    torch.from_numpy(self.tools[frames]), pad(tasks, WORDS), torch.zeros(len(frames), 0, dtype=torch.int64))
         asked = pad([words.encode(self.words[k]) for k in which.flat], ORDER).unflatten(0, which.shape)
         return Glance(look, asked, {eye: torch.from_numpy(self.cell[eye][which]) for eye in POINTING},
-                      torch.from_numpy(_seen_from(poses, self.place[which])))
+                      torch.from_numpy(_seen_from(poses, self.place[which])),
+                      torch.from_numpy(self._things[frames, :-1]), answer([words.encode(self.step[k]) for k in frames]))
 
     def _choose(self, frame: int, count: int, rng: np.random.Generator) -> np.ndarray:
         """The numbers of some of a picture's answers."""
@@ -314,6 +324,16 @@ def _forget(tokens: list[int], matter: set[int], rng: np.random.Generator, *, ke
     if not keep and rng.random() < 0.15:
         return []
     return [UNKNOWN if token not in matter and rng.random() < 0.1 else token for token in tokens]
+
+
+def _matter(words: Words) -> set[int]:
+    """Words that a sentence cannot do without."""
+    return {token for word in MATTER for token in words.encode(word)}
+
+
+def answer(rows: list[list[int]]) -> Tensor:
+    """What is to be said, word by word."""
+    return pad([[BEGIN, *tokens, END] for tokens in rows], ORDER + 2)
 
 
 def pad(rows: list[list[int]], count: int) -> Tensor:

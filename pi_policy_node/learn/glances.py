@@ -24,17 +24,19 @@ from pi_policy_node.robot import load_robot
 from pi_policy_node.sim.expert import Expert
 from pi_policy_node.sim.expert.arms import Arm, ReachError
 from pi_policy_node.sim.expert.skills import grip_yaws
-from pi_policy_node.sim.expert.spots import BESIDE, DROP, TOUCH
-from pi_policy_node.sim.tasks import View, draw, look
+from pi_policy_node.sim.expert.spots import BESIDE, DROP, SPREAD, TOUCH
+from pi_policy_node.sim.tasks import Task, View, draw, look
 from pi_policy_node.sim.tasks.families import UNDER
-from pi_policy_node.sim.tasks.goals import IN, name_words
+from pi_policy_node.sim.tasks.goals import IN, Inside, name_words
 from pi_policy_node.sim.tasks.view import HALF_WIDTH, STROKE, TOP, half_height
 from pi_policy_node.sim.world import DRAWER, DRAWER_TRAVEL, HANDLE, KINDS
 
-VERSION = 1
+VERSION = 2
 SHARD = 100  # scenes in a file
 # in these parts
 FAMILIES = {"put": 5, "stack": 2, "move": 2, "drawer": 1, "bring": 1, "clear": 3, "gather": 2, "sort": 2}
+MET = 0.5  # part of the scenes in which some things are where they have to be already
+FLOOR = 0.008  # m from a container's foot to what lies in it
 HELD = 0.02  # m from the underside of a thing to the fingers that hold it, about
 
 
@@ -52,7 +54,7 @@ class GlanceRecipe:
 
 @dataclass
 class Glances:
-    """N pictures of each camera, and M answers."""
+    """N pictures of each camera, what to do next in each, and M answers."""
 
     state: np.ndarray  # float32 [N, A]
     images: dict[str, list[bytes]]  # camera -> N JPEGs
@@ -60,6 +62,8 @@ class Glances:
     words: tuple[str, ...]  # M: what is asked for, as a subtask would
     place: np.ndarray  # float32 [M, 3] m, in the base's frame
     seed: np.ndarray  # int64 [N] of the scene
+    task: tuple[str, ...]  # N: an instruction for this scene
+    step: tuple[str, ...]  # N: the subtask that is next for it
 
 
 class Gazer:
@@ -72,26 +76,31 @@ class Gazer:
         self.sim = simulator(self.robot, self.shapes)
 
     def shard(self, first: int, count: int) -> Glances:
-        states, frame, words, places = [], [], [], []
+        states, frame, words, places, tasks, steps = [], [], [], [], [], []
         images: dict[str, list[bytes]] = {name: [] for name in self.shapes}
         for k, seed in enumerate(range(first, first + count)):
-            view = self._scene(np.random.default_rng([seed, 31]), seed)
+            task, view = self._scene(np.random.default_rng([seed, 31]), seed)
             for name, image in smaller(self.sim, self.shapes).items():
                 images[name].append(encode(image))
             states.append(view.state)
+            tasks.append(task.instruction)
+            steps.append(task.next(view).words)
             for text, place in answers(view):
                 frame.append(k)
                 words.append(text)
                 places.append(view.to_base(place))
         return Glances(np.array(states, np.float32), images, np.array(frame, np.int32), tuple(words),
-                       np.array(places, np.float32), np.arange(first, first + count))
+                       np.array(places, np.float32), np.arange(first, first + count), tuple(tasks), tuple(steps))
 
-    def _scene(self, rng: np.random.Generator, seed: int) -> View:
+    def _scene(self, rng: np.random.Generator, seed: int) -> tuple[Task, View]:
         """Sets one up, with the robot somewhere in it."""
         parts = np.array(list(FAMILIES.values()), float)
         task = draw(str(rng.choice(list(FAMILIES), p=parts / parts.sum())), seed)
         self.sim.reset(0, task.scene)
         view = look(self.sim)
+        if rng.random() < MET:
+            self._bring(task, view, rng.random(len(task.goals)) < rng.random())
+            view = look(self.sim)
         row = self.robot.home.copy()
         row[self.robot.group("lift").columns] += rng.uniform(-0.02, 0.03) * (rng.random() < 0.5)
         things = [name for name, thing in view.things.items() if thing.kind in HALF_WIDTH]
@@ -106,7 +115,15 @@ class Gazer:
             if thing and thing not in held.values():
                 held[arm.name] = thing
         self._stand(row, held)
-        return look(self.sim)
+        return task, look(self.sim)
+
+    def _bring(self, task: Task, view: View, which: np.ndarray) -> None:
+        """Puts things into their containers, without physics."""
+        brought = [goal for goal, there in zip(task.goals, which) if there and isinstance(goal, Inside)]
+        for goal, (x, y) in zip(brought, SPREAD):
+            container, thing = view.things[goal.container], view.things[goal.thing]
+            at = container.position + [x, y, FLOOR + half_height(thing)]
+            self.sim.physics.pose(goal.thing, at, thing.quaternion)
 
     def _hand(self, rng, arm: Arm, view: View, lift: float, things: list[str]) -> tuple[np.ndarray, float, float, str]:
         """Point, yaw, opening, and what it holds."""
@@ -194,7 +211,8 @@ def _path(folder: Path, first: int) -> Path:
 def write(path: Path, glances: Glances) -> None:
     """A file, all or nothing."""
     arrays = {"version": np.array(VERSION), "state": glances.state, "frame": glances.frame, "place": glances.place,
-              "words": np.array(glances.words), "seed": glances.seed}
+              "words": np.array(glances.words), "seed": glances.seed, "task": np.array(glances.task),
+              "step": np.array(glances.step)}
     for camera, images in glances.images.items():
         arrays[f"images.{camera}"] = np.frombuffer(b"".join(images), np.uint8)
         arrays[f"ends.{camera}"] = np.cumsum([len(i) for i in images], dtype=np.int64)
@@ -215,8 +233,8 @@ def read(path: Path) -> Glances:
                 camera = name.removeprefix("images.")
                 ends = arrays[f"ends.{camera}"]
                 images[camera] = [arrays[name][a:b].tobytes() for a, b in zip([0, *ends[:-1]], ends)]
-        return Glances(arrays["state"], images, arrays["frame"], tuple(arrays["words"].tolist()), arrays["place"],
-                       arrays["seed"])
+        words, task, step = (tuple(arrays[name].tolist()) for name in ("words", "task", "step"))
+        return Glances(arrays["state"], images, arrays["frame"], words, arrays["place"], arrays["seed"], task, step)
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise EpisodesError(f"{path} holds no pictures with answers: {error}") from None
 

@@ -17,6 +17,9 @@ from pi_policy_node.policy.model import draw_times
 from pi_policy_node.robot import Kinematics
 
 
+THING_CELLS = 100.0  # one cell in so many has a thing
+
+
 @dataclass(frozen=True)
 class Weights:
     """How much each part of the loss counts."""
@@ -29,7 +32,9 @@ class Weights:
     base: float = 0.2
     cells: float = 0.5
     spots: float = 1.0
-    glances: float = 1.5
+    glances: float = 0.5
+    things: float = 0.3
+    said: float = 0.5
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -73,14 +78,25 @@ def losses(model: Mini, batch: Batch, noise: Noise) -> dict[str, Tensor]:
     }
     if batch.asked:
         logits, _ = model.say(_rows(scene, slice(0, batch.asked)), batch.said[:, :-1])
-        result["words"] = F.cross_entropy(logits.float().flatten(0, 1), batch.said[:, 1:].flatten(), ignore_index=PAD)
+        result["words"] = _spelled(logits, batch.said)
     return result
 
 
-def glances(model: Mini, batch: Glance) -> Tensor:
-    """What is learnt from pictures that are only looked at."""
-    pointing, everything = model.point(batch.look, batch.questions), torch.ones_like(batch.questions[..., 0]) > 0
-    return cells(pointing, batch, everything) + spots(pointing, batch, everything)
+def glances(model: Mini, batch: Glance) -> dict[str, Tensor]:
+    """What is learnt from pictures that are only looked at: where things are, and what is to be done next."""
+    seen = model.look(batch.look)
+    pointing, everything = model.point(seen, batch.questions), torch.ones_like(batch.questions[..., 0]) > 0
+    logits, _ = model.say(model.see(batch.look, seen=seen), batch.said[:, :-1])
+    return {
+        "glances": cells(pointing, batch, everything) + spots(pointing, batch, everything),
+        "things": THING_CELLS * F.binary_cross_entropy_with_logits(model.front.things(seen["front"]), batch.things.float()),
+        "said": _spelled(logits, batch.said),
+    }
+
+
+def _spelled(logits: Tensor, said: Tensor) -> Tensor:
+    """How far the words are from those that should be said."""
+    return F.cross_entropy(logits.float().flatten(0, 1), said[:, 1:].flatten(), ignore_index=PAD)
 
 
 def cells(pointing: dict[str, Pointing], batch: Glance, which: Tensor) -> Tensor:

@@ -197,7 +197,7 @@ class Worker:
         with torch.autocast(device.partition(":")[0], dtype=torch.bfloat16):
             parts = {} if self.step < recipe.looking else self._do(rng)
             if count := recipe.looked if self.step < recipe.looking else recipe.glances:
-                parts["glances"] = self._glance(rng, count // self.run.workers)
+                parts |= self._glance(rng, count // self.run.workers)
             total = sum(getattr(recipe.loss, name) * value for name, value in parts.items())
         self.optimizer.zero_grad()
         total.backward()
@@ -223,10 +223,10 @@ class Worker:
                      generator=generator)
         return self._losses(self.model, batch, moved(noise, self.run.device))
 
-    def _glance(self, rng: np.random.Generator, count: int) -> torch.Tensor:
-        """Pictures in which only something is to be found."""
+    def _glance(self, rng: np.random.Generator, count: int) -> dict[str, torch.Tensor]:
+        """The losses of pictures that are only looked at."""
         frames = rng.integers(len(self.asked), size=count)
-        batch = self.asked.batch(frames, self.recipe.questions, self.words, rng=rng)
+        batch = self.asked.batch(frames, self.recipe.questions, self.words, self.scales, rng=rng)
         return self._glances(self.model, batch.to(self.run.device))
 
     def _share_gradients(self) -> None:

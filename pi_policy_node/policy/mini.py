@@ -48,11 +48,13 @@ class MiniPolicy:
         weights: str | Path | None = None,
         steps: int = 5,
         subtask_every: float = 0.3,
+        spread: float = 1.0,
         threads: int = 1,
         seed: int | None = None,
     ) -> None:
         """weights: a file of them; None = those that are shipped. steps: of Euler. subtask_every: s between two looks
-        at what is to be done next; a new instruction is looked at at once. threads: torch's in this process, from
+        at what is to be done next; a new instruction is looked at at once. spread: of the noise that chunks are made of:
+        1 as in training, less makes one thought more like the next. threads: torch's in this process, from
         `warm_up` on, 0 = as they are; with more than one, each product waits for the slowest on a busy machine. seed:
         the noise's, for repeatable answers.
         """
@@ -61,6 +63,8 @@ class MiniPolicy:
             raise PolicyError(f"mini has no weights in {file}: make them with ./pi train mini, or give weights:=FILE")
         if steps < 1:
             raise PolicyError(f"steps must be 1 or more, not {steps}")
+        if not 0 <= spread <= 1:
+            raise PolicyError(f"spread must be between 0 and 1, not {spread}")
         loaded = mini_weights.load(file)
         if robot.action_names != loaded.actions:
             raise PolicyError(f"{file} was trained on another robot: on {', '.join(loaded.actions[:3])}…, and "
@@ -79,7 +83,7 @@ class MiniPolicy:
         self._eyes = {eye: names[camera] for eye, camera in loaded.cameras.items()}
         self._kinematics = Kinematics(robot)
         self._tools = [group.name for group in robot.groups if group.kind == "arm"]
-        self._steps, self._subtask_every, self._threads = steps, subtask_every, threads
+        self._steps, self._subtask_every, self._spread, self._threads = steps, subtask_every, spread, threads
         self._generator = torch.Generator()
         self._generator.seed() if seed is None else self._generator.manual_seed(seed)
         self._asked = _Asked()
@@ -222,7 +226,7 @@ class MiniPolicy:
                 fixed = given_knots(prefix.rows, self._every, shape.knots)
                 known[row, : len(fixed)], given[row, : len(fixed)] = fixed, True
         scene = self.model.see(look, drop=bool((look.instruction != PAD).all() and (look.subtask != PAD).all()))
-        noise = torch.randn(known.shape, generator=self._generator)
+        noise = self._spread * torch.randn(known.shape, generator=self._generator)
         knots = self.model.act(scene, noise, steps=self._steps, known=torch.from_numpy(self.scales.knots_in(known, at)),
                                given=torch.from_numpy(given))
         progress = self.model.tell(scene)["progress"].clamp(0, 1).numpy()

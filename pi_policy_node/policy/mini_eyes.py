@@ -62,6 +62,8 @@ class Eye(nn.Module):
             self.vote = nn.Linear(channels, 3)  # log depth, and where in the cell
             self.offset = nn.Linear(width, 3)  # and by how much that differs for what is asked for
             nn.init.normal_(self.query.weight, std=(width * channels) ** -0.5)
+        if shape.things:
+            self.thing = nn.Linear(channels, 1)  # whether there is anything that has a name
         for part in (self.pixels, self.patches, *self.mix):
             nn.init.kaiming_normal_(part.weight, nonlinearity="relu")
             nn.init.zeros_(part.bias)
@@ -104,6 +106,26 @@ class Eye(nn.Module):
             shares = chart.masked_fill(~close, -math.inf).softmax(-1)
             spot = (shares[..., None] * votes).sum(2)
             return Pointing(logits, votes, spot, torch.cat((shares @ cells, there), -1))
+
+    def things(self, seen: Tensor) -> Tensor:
+        """[N, cells] logits: whether there is a thing in a cell."""
+        with torch.autocast(seen.device.type, enabled=False):
+            return self.thing(_rows_of(seen))[..., 0]
+
+    def notice(self, seen: Tensor) -> tuple[Tensor, Tensor]:
+        """What stands out, whatever is asked for, from left to right: how it looks and how surely it is a thing
+        [N, things, C + 1], and where it is in the camera's frame [N, things, 3] m."""
+        with torch.autocast(seen.device.type, enabled=False):
+            cells, (rows, columns) = _rows_of(seen), self.shape.cells
+            logits = self.things(seen)
+            around = F.max_pool2d(logits.detach().view(-1, 1, rows, columns), 3, 1, 1).flatten(1)
+            best = torch.where(around > logits.detach(), -math.inf, logits.detach()).topk(self.shape.things, 1).indices
+            best = best.gather(1, (best % columns).argsort(1))[..., None]
+            votes, sure = self.vote(cells.gather(1, best.expand(-1, -1, cells.shape[-1]))), logits.gather(1, best[..., 0])
+            depth = self.shape.depth * votes[..., :1].clamp(-2, 2).exp()
+            places = torch.cat(((self.rays[best[..., 0]] + votes[..., 1:] * self.cell) * depth, depth), -1)
+            looks = cells.gather(1, best.expand(-1, -1, cells.shape[-1]))
+            return torch.cat((looks, sure.sigmoid()[..., None]), -1), places
 
     def gaze(self, seen: Tensor, wanted: Tensor) -> Tensor:
         """[N, 1, W]: centres of mass of all its maps, for wanted [N, W]."""

@@ -93,6 +93,7 @@ class Mini(nn.Module):
         self.wrist = Eye(shape.wrist, shape.channels, width)
         self.rear, self.wide = (Eye(shape.around, shape.channels, width) for _ in range(2))
         self.spot = nn.Sequential(nn.Linear(shape.channels + 1 + 9, width), nn.ReLU(), nn.Linear(width, width))
+        self.noticed = nn.Sequential(nn.Linear(shape.channels + 1 + 9, width), nn.ReLU(), nn.Linear(width, width))
         self.camera = nn.Parameter(0.02 * torch.randn(len(EYES), width))
         self.absent = nn.Parameter(torch.zeros(len(EYES), width))
         self.roles = nn.Parameter(0.02 * torch.randn(3, width))  # instruction, subtask, what is being said
@@ -109,13 +110,13 @@ class Mini(nn.Module):
 
     # ---- the prefix
 
-    def see(self, look: Look, *, drop: bool = False) -> Scene:
-        """Everything but the actions. drop: leave out the padding, where all rows have as many words."""
+    def see(self, look: Look, *, drop: bool = False, seen: dict[str, Tensor] | None = None) -> Scene:
+        """Everything but the actions. drop: leave out the padding, where all rows have as many words. seen: by `look`."""
         instruction, subtask = look.instruction, look.subtask
         words = self.embed(torch.cat((instruction, subtask), 1))
         there = torch.cat((instruction, subtask), 1) != PAD
         asked = self._asked(words, there, instruction.shape[1])
-        tokens, pointing = self._eyes(look, asked)
+        tokens, pointing = self._eyes(look, self.look(look) if seen is None else seen, asked)
         n, m = instruction.shape[1], subtask.shape[1]
         roles = torch.cat((self.roles[0].expand(n, -1), self.roles[1].expand(m, -1)))
         with torch.autocast(words.device.type, enabled=False):
@@ -134,39 +135,42 @@ class Mini(nn.Module):
         step = self.reader(words[:, n:] + self.roles[1], there[:, n:])
         return torch.where(there[:, n:].any(1, keepdim=True), step, task)
 
-    def _eyes(self, look: Look, asked: Tensor) -> tuple[Tensor, dict[str, Pointing]]:
+    def look(self, look: Look) -> dict[str, Tensor]:
+        """What the cells of each eye hold; both wrists in one go."""
+        left, right = self.wrist.see(torch.cat((look.pictures["left_wrist"], look.pictures["right_wrist"]))).chunk(2)
+        return {"front": self.front.see(look.pictures["front"]), "left_wrist": left, "right_wrist": right,
+                "rear": self.rear.see(look.pictures["rear"]), "wide": self.wide.see(look.pictures["wide"])}
+
+    def _eye(self, name: str) -> Eye:
+        return self.wrist if "wrist" in name else getattr(self, name)
+
+    def _eyes(self, look: Look, seen: dict[str, Tensor], asked: Tensor) -> tuple[Tensor, dict[str, Pointing]]:
         tokens, pointing = [], {}
-        for i, (eye, (seen, module)) in enumerate(self._seen(look, EYES).items()):
-            part = module.tokens(seen)
+        for i, eye in enumerate(EYES):
+            module, cells = self._eye(eye), seen[eye]
+            part = module.tokens(cells)
             if eye in POINTING:
-                found = pointing[eye] = module.point(seen, asked[:, None])
-                spot = self._spot(found, look.cameras[:, i], look.tools)
-                part = torch.cat((module.gaze(seen, asked), spot, part), 1)
+                found = pointing[eye] = module.point(cells, asked[:, None])
+                spot = self._place(self.spot, found.looks, found.spot, look.cameras[:, i], look.tools)
+                part = torch.cat((module.gaze(cells, asked), spot, part), 1)
+            if module.shape.things:
+                there = self._place(self.noticed, *module.notice(cells), look.cameras[:, i], look.tools)
+                part = torch.cat((there, part), 1)
             tokens.append(torch.where(look.seen[:, i, None, None], part, self.absent[i]) + self.camera[i])
         return torch.cat(tokens, 1), pointing
 
-    def _seen(self, look: Look, eyes: tuple[str, ...]) -> dict[str, tuple[Tensor, Eye]]:
-        """What the cells of each eye hold; both wrists in one go."""
-        left, right = self.wrist.see(torch.cat((look.pictures["left_wrist"], look.pictures["right_wrist"]))).chunk(2)
-        seen = {"front": (self.front.see(look.pictures["front"]), self.front), "left_wrist": (left, self.wrist),
-                "right_wrist": (right, self.wrist)}
-        for eye in eyes[len(POINTING) :]:
-            module = getattr(self, eye)
-            seen[eye] = module.see(look.pictures[eye]), module
-        return seen
-
-    def _spot(self, found: Pointing, camera: Tensor, tools: Tensor) -> Tensor:
-        """[B, 1, W] what an eye points at: how it looks, and where it is from each tool and from the base."""
+    def _place(self, reader: nn.Module, looks: Tensor, spots: Tensor, camera: Tensor, tools: Tensor) -> Tensor:
+        """[B, K, W] things that an eye sees: how they look, and where they are from each tool and from the base."""
         with torch.autocast(tools.device.type, enabled=False):
-            place = (camera[:, :, :3] @ found.spot.transpose(1, 2))[..., 0] + camera[:, :, 3]  # [B, 3]
-            apart = torch.cat(((place[:, None] - tools).flatten(1), place), 1) / REACH
-            return self.spot(torch.cat((found.looks[:, 0], apart), 1))[:, None]
+            places = torch.einsum("bij,bkj->bki", camera[:, :, :3], spots) + camera[:, None, :, 3]  # [B, K, 3]
+            apart = torch.cat(((places[:, :, None] - tools[:, None]).flatten(2), places), 2) / REACH
+            return reader(torch.cat((looks, apart), 2))
 
-    def point(self, look: Look, questions: Tensor) -> dict[str, Pointing]:
+    def point(self, seen: dict[str, Tensor], questions: Tensor) -> dict[str, Pointing]:
         """Where each eye sees what subtasks [B, K, N] name."""
         words, there = self.embed(questions) + self.roles[1], questions != PAD
         wanted = self.reader(words.flatten(0, 1), there.flatten(0, 1)).unflatten(0, questions.shape[:2])
-        return {eye: module.point(seen, wanted) for eye, (seen, module) in self._seen(look, POINTING).items()}
+        return {eye: self._eye(eye).point(seen[eye], wanted) for eye in POINTING}
 
     # ---- words out
 

@@ -65,6 +65,7 @@ class EyeShape:
     fov: float = 1.0  # rad, of the camera, from top to bottom
     depth: float = 0.5  # m from the camera to what it usually looks at
     points: int = 8  # places it points at
+    things: int = 0  # that it notices, whatever is asked for
     patch: int = 8
     fine: int = 32  # channels of half a patch
 
@@ -82,7 +83,7 @@ class MiniShape:
     """The mini policy: the same blocks as above under convolutional eyes that are told what to look for."""
 
     name: str = "mini"
-    front: EyeShape = EyeShape(height=240, width=320, rows=(88, 208), grid=(3, 8), fov=0.95, depth=0.9)
+    front: EyeShape = EyeShape(height=240, width=320, rows=(88, 208), grid=(3, 8), fov=0.95, depth=0.9, things=8)
     wrist: EyeShape = EyeShape(height=120, width=160, rows=(0, 120), grid=(3, 4), fov=1.1, depth=0.15)
     around: EyeShape = EyeShape(height=36, width=48, rows=(0, 36), grid=(3, 4), blocks=1, points=0, patch=4, fine=24)
     channels: int = 48

@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from pi_policy_node.learn import glances
+from pi_policy_node.learn import glances, losses
 from pi_policy_node.learn.dataset import RECORDED, Asked, vocabulary
 from pi_policy_node.learn.episodes import EpisodesError, decode
 from pi_policy_node.learn.glances import Gazer, GlanceRecipe
 from pi_policy_node.learn.pictures import cells
 from pi_policy_node.policy.mini_eyes import fit
 from pi_policy_node.policy.mini_model import Mini
+from pi_policy_node.policy.mini_rows import Scales
 from pi_policy_node.policy.mini_words import Words
 from pi_policy_node.policy.shapes import MiniShape
 from pi_policy_node.robot import load_robot
@@ -77,8 +78,13 @@ def test_a_batch_asks_and_answers(folder):
     asked = Asked(load_robot("pi_mobile"), MiniShape(), glances.shards(folder))
     words = Words(vocabulary())
     assert not any(words.unknown(text) for text in asked.words)
-    batch = asked.batch(np.arange(4), 3, words, rng=np.random.default_rng(0))
-    pointing = Mini(MiniShape(), len(words)).point(batch.look, batch.questions)
+    shape = MiniShape()
+    scales = Scales(np.zeros(shape.state_dim), np.ones(shape.state_dim), *np.ones((2, shape.knots, shape.action_dim)))
+    batch = asked.batch(np.arange(4), 3, words, scales, rng=np.random.default_rng(0))
+    model = Mini(shape, len(words))
+    pointing = model.point(model.look(batch.look), batch.questions)
+    assert [words.decode(tokens) for tokens in batch.said.tolist()] == asked.step[:4]
+    assert torch.isfinite(losses.glances(model, batch)["said"]) and (batch.things.sum(1) >= 2).all()
     assert set(pointing) == {"front", "left_wrist", "right_wrist"} and batch.questions.shape[:2] == (4, 3)
     for i, (eye, seen) in enumerate(pointing.items()):
         assert seen.logits.shape == (4, 3, seen.votes.shape[2] + 1) and torch.isfinite(batch.spots[:, :, i]).all()

@@ -204,3 +204,15 @@ def test_a_splice_ends_in_the_curve_it_came_from():
     spliced = splice(rows, committed, 0.02)
     assert np.array_equal(spliced[:5], committed) and abs(spliced[5, 0] - 0.25) < 0.02
     assert np.allclose(spliced[5 + 15:], 0.0)
+
+
+def test_an_eye_notices_what_stands_out_from_left_to_right():
+    eye = Mini(MiniShape(), 10).front
+    seen = torch.zeros(1, MiniShape().channels, *eye.shape.cells)
+    seen[0, 0, 3, 30], seen[0, 0, 10, 4], seen[0, 0, 10, 5] = 5.0, 4.0, 3.0  # the last is a part of the second
+    with torch.no_grad():
+        eye.thing.weight.zero_()[0, 0] = 1.0
+        looks, places = eye.notice(seen)
+    assert looks.shape == (1, eye.shape.things, MiniShape().channels + 1) and torch.isfinite(places).all()
+    assert looks[0, looks[0, :, -1] > 0.9, 0].tolist() == [4.0, 5.0]
+    assert (places[0, :, 0] / places[0, :, 2]).diff().min() > -2 * eye.cell[0], "from left to right, to within a cell"
