@@ -60,7 +60,7 @@ def file(weights, tmp_path_factory):
 
 @pytest.fixture
 def policy(robot, file):
-    return MiniPolicy(robot, weights=file, seed=0)
+    return MiniPolicy(robot, weights=file, seed=0, spread=1.0)
 
 
 def observation(robot, *, seed=0, prompt="put the red block in the bin", subtask="", stamp=0.0, size=(72, 96)):
@@ -91,6 +91,16 @@ def test_committed_rows_come_back_and_are_left_without_a_jump(robot, policy):
     assert at_the_seam < 3 * changes[20:].max(), "the seam is no rougher than the rest of the curve"
     with_none = policy.infer(seen).actions
     assert not np.allclose(with_none[17:], result.actions[17:], atol=1e-3), "what is committed matters behind it too"
+
+
+def test_one_thought_is_like_the_next_unless_they_are_to_spread(robot, file):
+    def rows(seed, **options):
+        policy = MiniPolicy(robot, weights=file, seed=seed, **options)
+        return policy.infer(observation(robot, subtask="pick up the red block")).actions
+
+    assert np.array_equal(rows(0), rows(1)) and not np.allclose(rows(0, spread=1.0), rows(1, spread=1.0), atol=1e-3)
+    with pytest.raises(PolicyError, match="spread must be between 0 and 1, not 2"):
+        rows(0, spread=2)
 
 
 def test_the_subtask_is_obeyed_and_changes_what_is_done(robot, file):
