@@ -47,7 +47,7 @@ class Glance:
     cells: dict[str, Tensor]  # eye -> int64 [B, K] of its map, one behind the last: not in the picture; -1: unknown
     spots: Tensor  # float [B, K, 3, 3] m: the places in the pointing eyes' frames, NaN: unknown
     things: Tensor  # bool [B, the front eye's cells]: there is a thing
-    said: Tensor  # int64 [B, S] BEGIN, the subtask's words, END, PAD; S = 0 where it is not asked for
+    said: Tensor  # int64 [B, S] BEGIN, the subtask's words, END, PAD; these two are empty in a demonstration's
 
     def to(self, device: str) -> Glance:
         return self if device == "cpu" else moved(self, device)

@@ -54,7 +54,8 @@ class MiniPolicy:
     ) -> None:
         """weights: a file of them; None = those that are shipped. steps: of Euler. subtask_every: s between two looks
         at what is to be done next; a new instruction is looked at at once. spread: of the noise that chunks are made of:
-        1 as in training; 0, the middle of what could be done, so that one thought is like the next. threads: torch's in this process, from
+        1 as in training; 0, the middle of what could be done, so that one thought is like the next.
+        threads: torch's in this process, from
         `warm_up` on, 0 = as they are; with more than one, each product waits for the slowest on a busy machine. seed:
         the noise's, for repeatable answers.
         """

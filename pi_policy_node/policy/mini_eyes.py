@@ -98,8 +98,7 @@ class Eye(nn.Module):
             channels = cells.shape[-1]
             chart = F.linear(wanted, self.query.weight[:channels], self.query.bias[:channels]) @ cells.transpose(1, 2)
             deep, beside = (self.vote(cells)[:, None] + self.offset(wanted)[:, :, None]).split((1, 2), -1)
-            depth = self.shape.depth * deep.clamp(-2, 2).exp()
-            votes = torch.cat(((self.rays + beside * self.cell) * depth, depth), -1)
+            votes = self._places(self.rays, deep, beside)
             logits = torch.cat((chart, self.nowhere(wanted)), -1)
             there = 1 - logits.softmax(-1)[..., -1:]
             close = self.near[chart.detach().argmax(-1)]  # [N, K, cells]: what is elsewhere is something else
@@ -121,11 +120,14 @@ class Eye(nn.Module):
             around = F.max_pool2d(logits.detach().view(-1, 1, rows, columns), 3, 1, 1).flatten(1)
             best = torch.where(around > logits.detach(), -math.inf, logits.detach()).topk(self.shape.things, 1).indices
             best = best.gather(1, (best % columns).argsort(1))[..., None]
-            votes, sure = self.vote(cells.gather(1, best.expand(-1, -1, cells.shape[-1]))), logits.gather(1, best[..., 0])
-            depth = self.shape.depth * votes[..., :1].clamp(-2, 2).exp()
-            places = torch.cat(((self.rays[best[..., 0]] + votes[..., 1:] * self.cell) * depth, depth), -1)
-            looks = cells.gather(1, best.expand(-1, -1, cells.shape[-1]))
+            looks, sure = cells.gather(1, best.expand(-1, -1, cells.shape[-1])), logits.gather(1, best[..., 0])
+            places = self._places(self.rays[best[..., 0]], *self.vote(looks).split((1, 2), -1))
             return torch.cat((looks, sure.sigmoid()[..., None]), -1), places
+
+    def _places(self, rays: Tensor, deep: Tensor, beside: Tensor) -> Tensor:
+        """[..., 3] m: where votes put a thing, log depth and place in the cell, on the rays of their cells."""
+        depth = self.shape.depth * deep.clamp(-2, 2).exp()
+        return torch.cat(((rays + beside * self.cell) * depth, depth), -1)
 
     def gaze(self, seen: Tensor, wanted: Tensor) -> Tensor:
         """[N, 1, W]: centres of mass of all its maps, for wanted [N, W]."""

@@ -116,7 +116,7 @@ class Mini(nn.Module):
         words = self.embed(torch.cat((instruction, subtask), 1))
         there = torch.cat((instruction, subtask), 1) != PAD
         asked = self._asked(words, there, instruction.shape[1])
-        tokens, pointing = self._eyes(look, self.look(look) if seen is None else seen, asked)
+        tokens, pointing = self._eyes(look, self.look(look.pictures) if seen is None else seen, asked)
         n, m = instruction.shape[1], subtask.shape[1]
         roles = torch.cat((self.roles[0].expand(n, -1), self.roles[1].expand(m, -1)))
         with torch.autocast(words.device.type, enabled=False):
@@ -135,11 +135,11 @@ class Mini(nn.Module):
         step = self.reader(words[:, n:] + self.roles[1], there[:, n:])
         return torch.where(there[:, n:].any(1, keepdim=True), step, task)
 
-    def look(self, look: Look) -> dict[str, Tensor]:
+    def look(self, pictures: dict[str, Tensor]) -> dict[str, Tensor]:
         """What the cells of each eye hold; both wrists in one go."""
-        left, right = self.wrist.see(torch.cat((look.pictures["left_wrist"], look.pictures["right_wrist"]))).chunk(2)
-        return {"front": self.front.see(look.pictures["front"]), "left_wrist": left, "right_wrist": right,
-                "rear": self.rear.see(look.pictures["rear"]), "wide": self.wide.see(look.pictures["wide"])}
+        left, right = self.wrist.see(torch.cat((pictures["left_wrist"], pictures["right_wrist"]))).chunk(2)
+        return {"front": self.front.see(pictures["front"]), "left_wrist": left, "right_wrist": right,
+                "rear": self.rear.see(pictures["rear"]), "wide": self.wide.see(pictures["wide"])}
 
     def _eye(self, name: str) -> Eye:
         return self.wrist if "wrist" in name else getattr(self, name)

@@ -17,6 +17,7 @@ from pi_policy_node.policy.mini_rows import Scales
 from pi_policy_node.policy.mini_words import Words
 from pi_policy_node.policy.shapes import MiniShape
 from pi_policy_node.robot import load_robot
+from pi_policy_node.sim.tasks import draw, look
 from pi_policy_node.sim.world import COLOURS
 
 RECIPE = GlanceRecipe("pi_mobile", 6, 0, tuple(RECORDED), tuple(RECORDED.values()))
@@ -63,6 +64,14 @@ def test_the_thing_is_where_the_answer_says(folder):
     assert total >= 6 and right >= 0.6 * total, f"{right} of {total}"
 
 
+def test_what_is_where_it_has_to_be_is_not_to_be_done_again():
+    gazer, task = Gazer(RECIPE), draw("put", 3)
+    gazer.sim.reset(0, task.scene)
+    assert task.next(look(gazer.sim)).words != "done"
+    gazer._bring(task, look(gazer.sim), np.array([True]))
+    assert task.next(look(gazer.sim)).words == "done"
+
+
 def test_an_eye_has_cells_for_its_rows_of_the_picture_only():
     eye = MiniShape().front
     picture = np.repeat(np.arange(eye.height, dtype=np.uint8)[:, None, None], eye.width, 1).repeat(3, 2)
@@ -82,7 +91,7 @@ def test_a_batch_asks_and_answers(folder):
     scales = Scales(np.zeros(shape.state_dim), np.ones(shape.state_dim), *np.ones((2, shape.knots, shape.action_dim)))
     batch = asked.batch(np.arange(4), 3, words, scales, rng=np.random.default_rng(0))
     model = Mini(shape, len(words))
-    pointing = model.point(model.look(batch.look), batch.questions)
+    pointing = model.point(model.look(batch.look.pictures), batch.questions)
     assert [words.decode(tokens) for tokens in batch.said.tolist()] == asked.step[:4]
     assert torch.isfinite(losses.glances(model, batch)["said"]) and (batch.things.sum(1) >= 2).all()
     assert set(pointing) == {"front", "left_wrist", "right_wrist"} and batch.questions.shape[:2] == (4, 3)
