@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pi_policy_node.learn.dataset import Batch, Demonstrations, Glance
 from pi_policy_node.policy.mini_model import PAD, REACH, Mini, Pointing, Scene
-from pi_policy_node.policy.mini_rows import Scales, origin
+from pi_policy_node.policy.mini_rows import Scales
 from pi_policy_node.policy.mini_words import Words
 from pi_policy_node.policy.model import draw_times
 from pi_policy_node.robot import Kinematics
@@ -152,8 +152,8 @@ def evaluate(model: Mini, data: Demonstrations, frames: np.ndarray, words: Words
         scene, told = (lambda s: (s, model.tell(s)))(model.see(batch.look))
         noise = torch.randn(batch.knots.shape, generator=generator).to(device)
         knots = model.act(scene, noise, steps=steps).cpu().numpy()
-        at = origin(data.robot, data.state[data.step[part]].astype(float))
-        rows, wanted = scales.knots_out(knots, at), data.chunk(part)[0]
+        rows = data.motion.rows(scales.knots_out(knots), data.state[data.step[part]].astype(float))
+        wanted = data.chunk(part)[0]
         apart = [np.linalg.norm(a - b, axis=-1) for a, b in zip(
             kinematics.tools(rows).values(), kinematics.tools(wanted).values())]  # [N, K] each
         base = data.robot.is_base

@@ -147,6 +147,7 @@ class Worker:
         self.optimizer = torch.optim.AdamW(
             [{"params": decayed, "weight_decay": self.recipe.decay}, {"params": others, "weight_decay": 0.0}],
             lr=self.recipe.rate, betas=(0.9, 0.95), fused=True)
+        self._precision = precision(run.device)
         self.step, self.curve, self.checks = 0, [], []
         if (run.out / CHECKPOINT).exists():
             self._resume(run.out / CHECKPOINT)
@@ -194,7 +195,8 @@ class Worker:
     def _learn(self) -> dict[str, float]:
         recipe, device = self.recipe, self.run.device
         rng = np.random.default_rng([recipe.seed, self.step, self.rank])
-        with torch.autocast(device.partition(":")[0], dtype=torch.bfloat16):
+        kind = self._precision
+        with torch.autocast(device.partition(":")[0], dtype=kind, enabled=kind != torch.float32):
             parts = {} if self.step < recipe.looking else self._do(rng)
             if count := recipe.looked if self.step < recipe.looking else recipe.glances:
                 parts |= self._glance(rng, count // self.run.workers)
@@ -294,6 +296,12 @@ class Worker:
             raise TrainError(f"{file} knows other words than the tasks of today: train from the beginning")
         self.scales = given.scales
         self.model.load_state_dict(given.model.state_dict())
+
+
+def precision(device: str) -> torch.dtype:
+    """bfloat16, but on CPUs without instructions for it, which take ten times as long as with float32."""
+    able = torch.cpu.get_capabilities()
+    return torch.bfloat16 if device != "cpu" or able.get("avx512_bf16") or able.get("amx_bf16") else torch.float32
 
 
 def put_gradients(parameters: Iterable[torch.nn.Parameter], flat: torch.Tensor) -> None:

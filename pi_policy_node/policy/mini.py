@@ -16,7 +16,7 @@ from pi_policy_node.policy import mini_weights
 from pi_policy_node.policy.base import InputError, Observation, PolicyError, Prefix, Result, check_alive
 from pi_policy_node.policy.mini_eyes import EYES, POINTING, eye_shape, fit
 from pi_policy_node.policy.mini_model import PAD, Look
-from pi_policy_node.policy.mini_rows import given_knots, origin, splice, still, to_rows
+from pi_policy_node.policy.mini_rows import Motion, given_knots, splice, still, to_rows
 from pi_policy_node.policy.mini_words import split
 from pi_policy_node.policy.shapes import MiniShape
 from pi_policy_node.robot import Kinematics, Robot
@@ -83,6 +83,7 @@ class MiniPolicy:
         self.cameras = tuple(dict.fromkeys(loaded.cameras.values()))
         self._eyes = {eye: names[camera] for eye, camera in loaded.cameras.items()}
         self._kinematics = Kinematics(robot)
+        self._motion = Motion(robot, self._kinematics)
         self._tools = [group.name for group in robot.groups if group.kind == "arm"]
         self._steps, self._subtask_every, self._spread, self._threads = steps, subtask_every, spread, threads
         self._generator = torch.Generator()
@@ -188,9 +189,8 @@ class MiniPolicy:
               states: np.ndarray) -> Look:
         found = self._kinematics.tools(states)
         tools = np.stack([found[arm] for arm in self._tools], 1)  # [B, 2, 3]
-        full = np.concatenate((states, tools.reshape(len(states), -1)), 1)
         poses = np.stack([self._kinematics.link_pose(states, self._eyes[eye].frame)[:, :3] for eye in POINTING], 1)
-        return Look(pictures, seen, torch.from_numpy(self.scales.state_in(full)), torch.from_numpy(poses).float(),
+        return Look(pictures, seen, torch.from_numpy(self.scales.state_in(self._motion.state(states))), torch.from_numpy(poses).float(),
                     torch.from_numpy(tools).float(), self._tokens(prompts), self._tokens(subtasks))
 
     def _tokens(self, texts: list[str]) -> Tensor:
@@ -219,19 +219,19 @@ class MiniPolicy:
     def _act(self, look: Look, prefixes: list[Prefix | None], states: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Knots [B, K, A] in the robot's units and progress [B] in 0..1."""
         shape = self.model.shape
-        at = origin(self.robot, states)
         known = np.zeros((len(states), shape.knots, shape.action_dim))
         given = np.zeros(known.shape[:2], bool)
         for row, prefix in enumerate(prefixes):
             if prefix is not None and len(prefix.rows):
                 fixed = given_knots(prefix.rows, self._every, shape.knots)
                 known[row, : len(fixed)], given[row, : len(fixed)] = fixed, True
+        known = self.scales.knots_in(self._motion.knots(known, states))
         scene = self.model.see(look, drop=bool((look.instruction != PAD).all() and (look.subtask != PAD).all()))
         noise = self._spread * torch.randn(known.shape, generator=self._generator)
-        knots = self.model.act(scene, noise, steps=self._steps, known=torch.from_numpy(self.scales.knots_in(known, at)),
+        knots = self.model.act(scene, noise, steps=self._steps, known=torch.from_numpy(known),
                                given=torch.from_numpy(given))
         progress = self.model.tell(scene)["progress"].clamp(0, 1).numpy()
-        return self.scales.knots_out(knots.numpy().astype(np.float64), at), progress
+        return self._motion.rows(self.scales.knots_out(knots.numpy().astype(np.float64)), states), progress
 
     def _rows(self, knots: np.ndarray, prefix: Prefix | None) -> np.ndarray:
         """[H, A]; committed rows come back as they were."""

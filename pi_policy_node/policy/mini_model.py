@@ -104,6 +104,8 @@ class Mini(nn.Module):
         self.expert = QuickGemma(shape.expert, adaptive=True)
         self.action_in = nn.Linear(shape.action_dim, shape.expert.width)
         self.given = nn.Parameter(torch.zeros(shape.expert.width))
+        self.register_buffer("hidden", torch.zeros(shape.action_dim, dtype=torch.bool), persistent=False)
+        self.hidden[list(shape.unseen)] = True
         self.action_out = nn.Linear(shape.expert.width, shape.action_dim)
         self.time_in = nn.Linear(shape.expert.width, shape.expert.width)
         self.time_out = nn.Linear(shape.expert.width, shape.expert.width)
@@ -213,7 +215,7 @@ class Mini(nn.Module):
             valid = valid.repeat_interleave(repeats, 0)
         time = embed_time(t[:, None], self.shape.expert.width)
         modulations = self.expert.modulate(F.silu(self.time_out(F.silu(self.time_in(time)))))
-        y = self.action_in(x) + self.given * given[..., None]
+        y = self.action_in(x.masked_fill(given[..., None] & self.hidden, 0.0)) + self.given * given[..., None]
         mask = None if scene.full else F.pad(valid, (0, x.shape[1]), value=True)[:, None]
         spots = (_ACTION + torch.arange(x.shape[1], device=x.device))[None]
         y, _ = self.expert(y, spots, mask=mask, past=kv, modulations=modulations)
@@ -247,6 +249,7 @@ def describe(shape: MiniShape) -> str:
 def from_description(text: str) -> MiniShape:
     """The shape again; ValueError or TypeError where the text is no shape."""
     parts = json.loads(text)
+    parts["unseen"] = tuple(parts["unseen"])
     for key in ("front", "wrist", "around"):
         parts[key] = EyeShape(**{k: tuple(v) if isinstance(v, list) else v for k, v in parts[key].items()})
     for key in ("vlm", "expert"):

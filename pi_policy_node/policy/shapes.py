@@ -89,8 +89,9 @@ class MiniShape:
     channels: int = 48
     vlm: GemmaShape = GemmaShape(width=128, depth=3, mlp=384, heads=4, head_dim=32)
     expert: GemmaShape = GemmaShape(width=128, depth=3, mlp=384, heads=4, head_dim=32)
-    state_dim: int = 24  # the robot's 18 numbers and both tools' places
+    state_dim: int = 33  # what Motion.state tells
     action_dim: int = 18
+    unseen: tuple[int, ...] = (15, 16, 17)  # columns of committed rows that are not told: the base's, as in Motion.state
     knots: int = 11  # rows of the network's own chunk
     knot: float = 0.1  # s between them
 

@@ -26,7 +26,7 @@ def test_the_expert_goes_on_where_the_policy_got_to(tmp_path):
     drift = np.zeros((11, 18))
     drift[:, robot.group("right_arm").columns.start] = 0.02 * np.arange(11)  # the right arm turns, whatever it sees
     weights = tmp_path / "mini.safetensors"
-    scales = Scales(np.zeros(24), np.ones(24), drift, np.full((11, 18), 1e-4))
+    scales = Scales(np.zeros(33), np.ones(33), drift, np.full((11, 18), 1e-4))
     scales.action_mean[:, robot.is_gripper] = 0.7
     mini_weights.save(weights, mini_weights.Weights(model, words, scales, CAMERAS, robot.action_names, {}))
 

@@ -13,11 +13,11 @@ from pi_policy_node.policy import mini, mini_weights
 from pi_policy_node.policy.base import CheckpointError, InputError, Observation, PolicyError, Prefix
 from pi_policy_node.policy.mini import MiniPolicy
 from pi_policy_node.policy.mini_model import Mini
-from pi_policy_node.policy.mini_rows import Scales, splice, still, to_rows
+from pi_policy_node.policy.mini_rows import Motion, Scales, splice, still, to_rows
 from pi_policy_node.policy.mini_words import Words
 from pi_policy_node.policy.registry import make_policy
 from pi_policy_node.policy.shapes import GemmaShape, MiniShape
-from pi_policy_node.robot import load_robot
+from pi_policy_node.robot import Kinematics, load_robot
 from pi_policy_node.vision.letterbox import letterbox
 
 CAMERAS = {"front": "front_camera", "left_wrist": "left_wrist_camera", "right_wrist": "right_wrist_camera",
@@ -47,7 +47,7 @@ def weights(robot):
     model = Mini(shape, len(Words(WORDS)))
     for parameter in model.expert.parameters():  # adaptive norms begin closed: open them, or nothing would matter
         torch.nn.init.normal_(parameter, std=0.1)
-    scales = Scales(np.zeros(24), np.ones(24), np.zeros((11, 18)), np.full((11, 18), 0.05))
+    scales = Scales(np.zeros(33), np.ones(33), np.zeros((11, 18)), np.full((11, 18), 0.05))
     return mini_weights.Weights(model.eval(), Words(WORDS), scales, CAMERAS, robot.action_names, {"step": "0"})
 
 
@@ -91,6 +91,37 @@ def test_committed_rows_come_back_and_are_left_without_a_jump(robot, policy):
     assert at_the_seam < 3 * changes[20:].max(), "the seam is no rougher than the rest of the curve"
     with_none = policy.infer(seen).actions
     assert not np.allclose(with_none[17:], result.actions[17:], atol=1e-3), "what is committed matters behind it too"
+
+
+def test_a_base_that_is_under_way_is_not_told_so(robot, policy):
+    """Or it would learn to go on as it goes, and never to stop."""
+    def behind(speed):
+        seen = observation(robot, subtask="drive to the counter")
+        state = np.where(robot.is_base, speed, seen.state)
+        policy.reseed(0)
+        return policy.infer(replace(seen, state=state), prefix=Prefix(np.tile(state, (11, 1)))).actions[-1]
+
+    assert np.allclose(behind(0.2), behind(-0.2), atol=1e-6)
+
+
+def test_motion_is_the_same_wherever_the_arm_hangs_and_leads_back_to_its_rows(robot):
+    motion, rng, arms = Motion(robot, Kinematics(robot)), np.random.default_rng(0), ~(robot.is_base | robot.is_gripper)
+    states = np.tile(robot.home, (6, 1)) + np.where(arms, rng.uniform(-0.2, 0.2, (6, 18)), 0)
+    rows = states[:, None] + np.where(arms, rng.uniform(-0.3, 0.3, (6, 11, 18)), 0)
+    rows[..., robot.is_base], rows[..., robot.is_gripper] = 0.1, 0.4
+    knots = motion.knots(rows, states)
+    assert np.allclose(knots[..., robot.is_base], 0.1) and np.allclose(knots[..., robot.is_gripper], 0.4)
+    back = motion.rows(knots, states)
+    assert np.abs(back - rows).max() < 2e-3
+    arm = robot.group("left_arm")
+    up = np.zeros((6, 1, 18))
+    up[..., arm.columns.start + 2] = 0.05  # m
+    tool = Kinematics(robot).tools
+    moved = tool(motion.rows(up, states)[:, 0])["left_arm"] - tool(states)["left_arm"]
+    assert np.allclose(moved, [0, 0, 0.05], atol=1e-3)
+    seven = SimpleNamespace(name="seven", groups=[SimpleNamespace(kind="arm", name="arm", columns=slice(0, 7))])
+    with pytest.raises(ValueError, match="six joints, and arm of seven has another number"):
+        Motion(seven, None)
 
 
 def test_one_thought_is_like_the_next_unless_they_are_to_spread(robot, file):
