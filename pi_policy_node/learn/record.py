@@ -6,10 +6,11 @@ What comes out follows from the recipe: the same bytes whatever the number of pr
 from __future__ import annotations
 
 import json
+import math
 import time
 import zlib
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Callable, Iterator
 
@@ -29,6 +30,8 @@ SHARD = 10  # episodes in a file
 LINGER = 20  # steps that an episode goes on after its end: "done" has to be seen
 FINER = 2  # times the size at which images are drawn, as far as the camera has it
 TRIES = 3  # scenes drawn, one after another, until the expert does its task
+DRIVING = ("drive", "bring")  # families in which a disturbed episode may begin with the base astray
+ROOM = np.array([[-1.5, -1.25], [-0.4, 0.6]])  # m: there the base may turn as it likes, its arms before it
 _OTHER = 1_000_000_007  # from the seed of one try to that of the next
 
 
@@ -94,6 +97,12 @@ def smaller(sim: Simulator, shapes: dict[str, tuple[int, int]]) -> dict[str, np.
             for camera, image in sim.images().items()}
 
 
+def somewhere(rng: np.random.Generator) -> tuple[float, float, float]:
+    """A pose of the base in the middle of the room: how to get on from where no drive should have led."""
+    x, y = rng.uniform(*ROOM)
+    return float(x), float(y), float(rng.uniform(-math.pi, math.pi))
+
+
 class Recorder:
     """Records the episodes of a recipe in this process."""
 
@@ -125,7 +134,8 @@ class Recorder:
         hit = rng.random() < self.recipe.disturb
         wrong = Disturbances(rng, count=int(rng.integers(1, 2 + len(task.goals))) if hit else 0)
         self.sim.steps = 0  # an episode must not depend on those before it
-        self.sim.reset(0, task.scene)
+        astray = hit and task.family in DRIVING and rng.random() < 0.7
+        self.sim.reset(0, replace(task.scene, base=somewhere(rng)) if astray else task.scene)
         row = self._elsewhere(rng) if hit else self.robot.home.copy()
         self.expert.reset(row)
         try:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pi_policy_node.learn.episodes import EpisodesError, decode, encode, read, shards, write
-from pi_policy_node.learn.record import Recipe, Recorder, Shard, plan, record
+from pi_policy_node.learn.record import ROOM, Recipe, Recorder, Shard, plan, record, somewhere
 from pi_policy_node.robot import load_robot
 from pi_policy_node.sim.tasks import draw, vocabulary
 
@@ -121,3 +121,14 @@ def _slips(seed: int) -> bool:
     rng = np.random.default_rng([zlib.crc32(b"put"), seed, 99])
     rng.random()
     return "slip" in Disturbances(rng, count=int(rng.integers(1, 3)))._queue
+
+
+def test_a_drive_that_is_disturbed_may_begin_astray_and_still_arrives():
+    recorder = Recorder(Recipe("pi_mobile", ("drive",), 1, 0, disturb=1.0))
+    for seed in range(3, 7):
+        task = draw("drive", seed)
+        episode = recorder.episode(task)
+        assert episode is not None, "the expert arrives from anywhere in the middle of the room"
+        assert np.abs(episode.action[:, ROBOT.is_base]).max() > 0.1
+    starts = np.array([somewhere(np.random.default_rng(k)) for k in range(200)])
+    assert (starts[:, :2] >= ROOM[0]).all() and (starts[:, :2] <= ROOM[1]).all() and np.ptp(starts[:, 2]) > 5

@@ -106,6 +106,22 @@ def test_things_are_looked_for_first_and_beside(files, recipe, tmp_path):
     assert set(heard[0].parts) == {"glances", "things", "said"} and {"glances", "actions"} < set(heard[1].parts)
 
 
+def test_eyes_that_are_held_stay_as_they_are_and_learn_slowly_where_they_may(files, recipe, tmp_path):
+    def moved(part):
+        worker = training.Worker(Run(replace(recipe, eyes=part, decay=0.1), files, tmp_path / str(part)),
+                                 Demonstrations(ROBOT, SHAPE, files), SHAPE, 0)
+        before = {name: value.detach().clone() for name, value in worker.model.named_parameters()}
+        worker._learn()
+        return {name: float((value.detach() - before[name]).abs().max()) for name, value in
+                worker.model.named_parameters()}
+
+    held, slow, full = moved(0.0), moved(0.1), moved(1.0)
+    assert held["front.mix.0.weight"] == held["wrist.pixels.weight"] == 0 < held["front.query.weight"]
+    assert 0 < slow["front.mix.0.weight"] < 0.2 * full["front.mix.0.weight"]
+    with pytest.raises(TrainError, match="eyes 0 needs looking 0"):
+        train(Run(replace(recipe, eyes=0.0, looking=2), files, tmp_path / "none"), lambda p: None)
+
+
 def test_two_workers_train_one_model(files, recipe, tmp_path):
     before = training.Worker(Run(recipe, files, tmp_path / "x"), Demonstrations(ROBOT, SHAPE, files), SHAPE, 0)
     assert train(Run(recipe, files, tmp_path / "two", workers=2), lambda p: None) == 6
