@@ -22,7 +22,7 @@ from pi_policy_node.policy.shapes import MiniShape
 from pi_policy_node.robot import Kinematics, Robot
 
 FARTHEST = 1000.0  # rad, m or m/s: anything beyond it is a broken message, not a robot
-DONE = "done"  # the subtask's words when nothing is left to do
+DRIVE = "drive"  # the first word of those in which the base moves: in all demonstrations it stands in the others
 
 
 @dataclass
@@ -130,7 +130,7 @@ class MiniPolicy:
             check_alive(deadline, cancel)
             look = self._look([obs.prompt], [subtask], pictures, seen, state[None])
             knots, progress = self._act(look, [prefix], state[None])
-            rows = self._rows(knots[0], prefix)
+            rows = self._rows(knots[0], prefix, subtask)
         now = time.monotonic()
         timing = {"prepare": prepared - started, "say": chosen - prepared, "act": now - chosen, "total": now - started}
         return Result(actions=rows, subtask=subtask, progress=float(progress[0]), timing=timing)
@@ -152,7 +152,7 @@ class MiniPolicy:
             prefixes = [request.prefix for request in requests]
             knots, progress = self._act(look, prefixes, states)
         timing = {"total": time.monotonic() - started}
-        return [Result(self._rows(k, p), subtask, float(far), dict(timing))
+        return [Result(self._rows(k, p, subtask), subtask, float(far), dict(timing))
                 for k, p, subtask, far in zip(knots, prefixes, subtasks, progress)]
 
     # ---- what goes in
@@ -233,9 +233,11 @@ class MiniPolicy:
         progress = self.model.tell(scene)["progress"].clamp(0, 1).numpy()
         return self._motion.rows(self.scales.knots_out(knots.numpy().astype(np.float64)), states), progress
 
-    def _rows(self, knots: np.ndarray, prefix: Prefix | None) -> np.ndarray:
+    def _rows(self, knots: np.ndarray, prefix: Prefix | None, subtask: str) -> np.ndarray:
         """[H, A]; committed rows come back as they were."""
         rows = still(to_rows(knots, self._every, self.horizon), self.robot)
+        if not subtask.startswith(DRIVE):
+            rows[:, self.robot.is_base] = 0.0
         rows[:, self.robot.is_gripper] = rows[:, self.robot.is_gripper].clip(0.0, 1.0)
         return rows if prefix is None else splice(rows, prefix.rows, self.dt)
 

@@ -104,6 +104,20 @@ def test_a_base_that_is_under_way_is_not_told_so(robot, policy):
     assert np.allclose(behind(0.2), behind(-0.2), atol=1e-6)
 
 
+def test_the_base_moves_only_where_the_subtask_is_to_drive(robot, file):
+    policy = MiniPolicy(robot, weights=file, seed=0, spread=1.0)
+
+    def speeds(subtask, prefix=None):
+        rows = policy.infer(observation(robot, subtask=subtask), prefix=prefix).actions
+        return np.abs(rows[:, robot.is_base])
+
+    policy.scales.action_mean[:, robot.is_base] = 0.2  # as if it always wanted to go
+    assert speeds("drive to the counter").min() > 0 and not speeds("pick up the red block").any()
+    moving = np.tile(np.where(robot.is_base, 0.2, robot.home), (11, 1))
+    slowing = speeds("pick up the red block", Prefix(moving))
+    assert (slowing[:11] == 0.2).all() and not slowing[-1].any() and np.abs(np.diff(slowing, axis=0)).max() < 0.03
+
+
 def test_motion_is_the_same_wherever_the_arm_hangs_and_leads_back_to_its_rows(robot):
     motion, rng, arms = Motion(robot, Kinematics(robot)), np.random.default_rng(0), ~(robot.is_base | robot.is_gripper)
     states = np.tile(robot.home, (6, 1)) + np.where(arms, rng.uniform(-0.2, 0.2, (6, 18)), 0)
