@@ -85,7 +85,7 @@ def losses(model: Mini, batch: Batch, noise: Noise) -> dict[str, Tensor]:
 def glances(model: Mini, batch: Glance) -> dict[str, Tensor]:
     """What is learnt from pictures that are only looked at: where things are, and what is to be done next."""
     seen = model.look(batch.look.pictures)
-    pointing, everything = model.point(seen, batch.questions), torch.ones_like(batch.questions[..., 0]) > 0
+    pointing, everything = model.point(seen, batch.questions, batch.look.cameras), torch.ones_like(batch.questions[..., 0]) > 0
     logits, _ = model.say(model.see(batch.look, seen=seen), batch.said[:, :-1])
     return {
         "glances": cells(pointing, batch, everything) + spots(pointing, batch, everything),

@@ -22,6 +22,7 @@ from pi_policy_node.policy.shapes import MiniShape
 from pi_policy_node.robot import Kinematics, Robot
 
 FARTHEST = 1000.0  # rad, m or m/s: anything beyond it is a broken message, not a robot
+DONE = "done"  # the subtask's words when nothing is left to do
 DRIVE = "drive"  # the first word of those in which the base moves: in all demonstrations it stands in the others
 
 
@@ -49,21 +50,24 @@ class MiniPolicy:
         steps: int = 5,
         subtask_every: float = 0.3,
         spread: float = 0.0,
+        doubt: float = 1.0,
         threads: int = 1,
         seed: int | None = None,
     ) -> None:
         """weights: a file of them; None = those that are shipped. steps: of Euler. subtask_every: s between two looks
         at what is to be done next; a new instruction is looked at at once. spread: of the noise that chunks are made of:
-        1 as in training; 0, the middle of what could be done, so that one thought is like the next.
-        threads: torch's in this process, from
-        `warm_up` on, 0 = as they are; with more than one, each product waits for the slowest on a busy machine. seed:
-        the noise's, for repeatable answers.
+        1 as in training; 0, the middle of what could be done, so that one thought is like the next. doubt: nats that
+        "done" must be likelier than anything else: said too soon it ends the task, said later it is asked for again.
+        threads: torch's in this process, from `warm_up` on, 0 = as they are; with more than one, each product waits for
+        the slowest on a busy machine. seed: the noise's, for repeatable answers.
         """
         file = mini_weights.SHIPPED if weights is None else Path(weights)
         if not file.is_file():
             raise PolicyError(f"mini has no weights in {file}: make them with ./pi train mini, or give weights:=FILE")
         if steps < 1:
             raise PolicyError(f"steps must be 1 or more, not {steps}")
+        if not 0 <= doubt < np.inf:
+            raise PolicyError(f"doubt must be 0 or more, not {doubt}")
         if not 0 <= spread <= 1:
             raise PolicyError(f"spread must be between 0 and 1, not {spread}")
         loaded = mini_weights.load(file)
@@ -86,6 +90,8 @@ class MiniPolicy:
         self._motion = Motion(robot, self._kinematics)
         self._tools = [group.name for group in robot.groups if group.kind == "arm"]
         self._steps, self._subtask_every, self._spread, self._threads = steps, subtask_every, spread, threads
+        self._doubt = torch.zeros(len(self.words))
+        self._doubt[self.words.encode(DONE)] = doubt
         self._generator = torch.Generator()
         self._generator.seed() if seed is None else self._generator.manual_seed(seed)
         self._asked = _Asked()
@@ -213,7 +219,8 @@ class MiniPolicy:
         return self._asked.subtask
 
     def _say(self, prompts: list[str], pictures: dict[str, Tensor], seen: Tensor, states: np.ndarray) -> list[str]:
-        said = self.model.speak(self.model.see(self._look(prompts, [""] * len(prompts), pictures, seen, states)))
+        scene = self.model.see(self._look(prompts, [""] * len(prompts), pictures, seen, states))
+        said = self.model.speak(scene, doubt=self._doubt)
         return [self.words.decode(tokens) for tokens in said]
 
     def _act(self, look: Look, prefixes: list[Prefix | None], states: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -162,11 +162,12 @@ class Mini(nn.Module):
             module, cells = self._eye(eye), seen[eye]
             part = module.tokens(cells)
             if eye in POINTING:
-                found = pointing[eye] = module.point(cells, asked[:, None])
+                found = pointing[eye] = module.point(cells, asked[:, None], look.cameras[:, i])
                 spot = self._place(self.spot, found.looks, found.spot, look.cameras[:, i], look.tools)
                 part = torch.cat((module.gaze(cells, asked), spot, part), 1)
             if module.shape.things:
-                there = self._place(self.noticed, *module.notice(cells), look.cameras[:, i], look.tools)
+                noticed = module.notice(cells, look.cameras[:, i])
+                there = self._place(self.noticed, *noticed, look.cameras[:, i], look.tools)
                 part = torch.cat((there, part), 1)
             tokens.append(torch.where(look.seen[:, i, None, None], part, self.absent[i]) + self.camera[i])
         return torch.cat(tokens, 1), pointing
@@ -178,11 +179,11 @@ class Mini(nn.Module):
             apart = torch.cat(((places[:, :, None] - tools[:, None]).flatten(2), places), 2) / REACH
             return reader(torch.cat((looks, apart), 2))
 
-    def point(self, seen: dict[str, Tensor], questions: Tensor) -> dict[str, Pointing]:
-        """Where each eye sees what subtasks [B, K, N] name."""
+    def point(self, seen: dict[str, Tensor], questions: Tensor, cameras: Tensor) -> dict[str, Pointing]:
+        """Where each eye sees what subtasks [B, K, N] name; cameras [B, eyes, 3, 4]."""
         words, there = self.embed(questions) + self.roles[1], questions != PAD
         wanted = self.reader(words.flatten(0, 1), there.flatten(0, 1)).unflatten(0, questions.shape[:2])
-        return {eye: self._eye(eye).point(seen[eye], wanted) for eye in POINTING}
+        return {eye: self._eye(eye).point(seen[eye], wanted, cameras[:, i]) for i, eye in enumerate(POINTING)}
 
     # ---- words out
 
@@ -198,14 +199,16 @@ class Mini(nn.Module):
         return self.head(out), kv
 
     @torch.no_grad()
-    def speak(self, scene: Scene, *, limit: int = 14) -> list[list[int]]:
-        """The likeliest words of each row, one after another."""
+    def speak(self, scene: Scene, *, limit: int = 14, doubt: Tensor | None = None) -> list[list[int]]:
+        """The likeliest words of each row, one after another. doubt: [words] nats that each is less likely as the first
+        one than the network thinks."""
         tokens = torch.full((len(scene.valid), 1), BEGIN)
         said: list[list[int]] = [[] for _ in tokens]
         ended, past = [False] * len(said), None
         for count in range(limit):
             logits, past = self.say(scene, tokens, said=count, past=past)
-            tokens = logits[:, -1].argmax(-1)[:, None]
+            logits = logits[:, -1] if doubt is None or count else logits[:, -1] - doubt
+            tokens = logits.argmax(-1)[:, None]
             for row, token in enumerate(tokens[:, 0].tolist()):
                 ended[row] = ended[row] or token == END
                 if not ended[row]:

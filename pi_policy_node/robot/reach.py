@@ -11,7 +11,7 @@ from pi_policy_node.robot.model import Group, Robot
 
 POSITION_TOLERANCE = 1e-4  # m
 ANGLE_TOLERANCE = 1e-3  # rad
-_DAMPING = 1e-5  # m², rad²
+_DAMPING = 1e-3  # m², rad²: with less, an arm that is stretched throws its elbow about
 _LONGEST = 0.3  # rad that a joint goes in one round: farther the slopes are others
 
 

@@ -118,6 +118,21 @@ def test_the_base_moves_only_where_the_subtask_is_to_drive(robot, file):
     assert (slowing[:11] == 0.2).all() and not slowing[-1].any() and np.abs(np.diff(slowing, axis=0)).max() < 0.03
 
 
+def test_that_all_is_done_is_only_said_beyond_doubt(robot, file):
+    def first(**options):
+        policy = MiniPolicy(robot, weights=file, seed=0, **options)
+        done, other = policy.words.encode("done")[0], policy.words.encode("pick")[0]
+        with torch.no_grad():
+            policy.model.head.weight.zero_()
+            policy.model.head.bias.fill_(-10.0)
+            policy.model.head.bias[done], policy.model.head.bias[other] = 0.5, 0.0
+        return policy.infer(observation(robot)).subtask.split()[0]
+
+    assert [first(doubt=0.0), first(doubt=0.4), first(), first(doubt=0.6)] == ["done", "done", "pick", "pick"]
+    with pytest.raises(PolicyError, match="doubt must be 0 or more, not -1"):
+        first(doubt=-1)
+
+
 def test_motion_is_the_same_wherever_the_arm_hangs_and_leads_back_to_its_rows(robot):
     motion, rng, arms = Motion(robot, Kinematics(robot)), np.random.default_rng(0), ~(robot.is_base | robot.is_gripper)
     states = np.tile(robot.home, (6, 1)) + np.where(arms, rng.uniform(-0.2, 0.2, (6, 18)), 0)
@@ -261,13 +276,27 @@ def test_a_splice_ends_in_the_curve_it_came_from():
     assert np.allclose(spliced[5 + 15:], 0.0)
 
 
+def test_an_eye_knows_how_deep_the_table_is_in_each_of_its_cells(robot):
+    kinematics, model = Kinematics(robot), Mini(MiniShape(), 10)
+    for name, eye in (("front_camera", model.front), ("left_wrist_camera", model.wrist)):
+        camera = next(camera for camera in robot.cameras if camera.name == name)
+        pose = kinematics.link_pose(robot.home, camera.frame)[:3]
+        deep = eye.deep(torch.from_numpy(pose).float()[None], eye.rays[None, None])[0, 0].numpy()
+        places = np.c_[eye.rays.numpy() * deep[:, None], deep] @ pose[:, :3].T + pose[:, 3]
+        down = (deep > 0.031) & (deep < 4 * eye.shape.depth - 0.01) & (np.abs(deep - eye.shape.depth) > 1e-6)
+        assert np.abs(places[down, 2] - eye.shape.table).max() < 1e-4 and down.mean() > 0.4, name
+    up = torch.tensor([[[1.0, 0, 0, 0], [0, 0, 1, 0], [0, -1, 0, 1]]])  # it looks straight ahead
+    above = model.front.deep(up, model.front.rays[None, None])[0, 0, model.front.rays[:, 1] < 0]
+    assert (above == model.front.shape.depth).all(), "no table in the sky"
+
+
 def test_an_eye_notices_what_stands_out_from_left_to_right():
     eye = Mini(MiniShape(), 10).front
     seen = torch.zeros(1, MiniShape().channels, *eye.shape.cells)
     seen[0, 0, 3, 30], seen[0, 0, 10, 4], seen[0, 0, 10, 5] = 5.0, 4.0, 3.0  # the last is a part of the second
     with torch.no_grad():
         eye.thing.weight.zero_()[0, 0] = 1.0
-        looks, places = eye.notice(seen)
+        looks, places = eye.notice(seen, torch.eye(3, 4)[None])
     assert looks.shape == (1, eye.shape.things, MiniShape().channels + 1) and torch.isfinite(places).all()
     assert looks[0, looks[0, :, -1] > 0.9, 0].tolist() == [4.0, 5.0]
     assert (places[0, :, 0] / places[0, :, 2]).diff().min() > -2 * eye.cell[0], "from left to right, to within a cell"

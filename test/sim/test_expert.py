@@ -14,6 +14,8 @@ from pi_policy_node.sim.expert import Expert
 from pi_policy_node.sim.expert.arms import ReachError
 from pi_policy_node.sim.expert.follow import TOOL, Follower
 from pi_policy_node.sim.expert.rows import usage
+from pi_policy_node.sim.expert.skills import grip_yaws
+from pi_policy_node.sim.physics import Thing
 from pi_policy_node.sim.tasks import FAMILIES, draw, look
 
 ROBOT = load_robot("pi_mobile")
@@ -161,3 +163,13 @@ def test_the_example_in_the_docs_runs(capsys):
     page = (checkout() / "docs" / "tasks.md").read_text()
     exec(compile(page.split("```python\n")[1].split("```")[0], "docs/tasks.md", "exec"), {})
     assert capsys.readouterr().out == "move the black cylinder to the green tray True\n"
+
+
+@pytest.mark.parametrize("kind", ["block", "brick", "cylinder", "prism", "ball"])
+def test_there_is_a_way_to_grip_whatever_way_a_thing_leans(kind):
+    rng = np.random.default_rng(0)
+    turns = rng.normal(size=(300, 4))
+    turns = [*(turns / np.linalg.norm(turns, axis=1, keepdims=True)), np.array([np.cos(np.pi / 8), 0, np.sin(np.pi / 8), 0])]
+    for quaternion in turns:
+        yaws = grip_yaws(Thing(kind, "red", np.zeros(3), quaternion, np.zeros(3)))
+        assert yaws and np.isfinite(yaws).all(), quaternion

@@ -262,5 +262,6 @@ def grip_yaws(thing) -> list[float]:
     if thing.kind == "prism":
         first = math.atan2(rotation[1, 0], rotation[0, 0]) + math.pi / 6
         return [first + k * math.pi / 3 for k in range(3)]
-    flat = [i for i in range(3) if abs(rotation[2, i]) < 0.7 and not (thing.kind == "brick" and i == 1)]
+    sides = [i for i in range(3) if not (thing.kind == "brick" and i == 1)]
+    flat = [i for i in sides if abs(rotation[2, i]) < 0.7] or [min(sides, key=lambda i: abs(rotation[2, i]))]  # it leans
     return [math.atan2(rotation[1, i], rotation[0, i]) for i in flat]
