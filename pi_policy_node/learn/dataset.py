@@ -32,7 +32,7 @@ CAMERAS = dict(zip(EYES, (*RECORDED, "front_camera")))
 VALIDATION = 20  # every so many seeds one is never trained on
 WORDS, ORDER = 16, 12  # most words of an instruction, and of a subtask: one length for all batches
 NEAR = 40  # steps from the end of a subtask, or from a hand's opening or closing, that are looked at more often
-LEAST_MOVE, LEAST_TURN = 0.005, 0.02  # m and rad: smaller spreads are noise
+LEAST_MOVE, LEAST_TURN, LEAST = 0.005, 0.2, 0.02  # m and rad of tools, and of other joints: smaller spreads are noise
 BEGIN_OF_ALL = 50  # steps at first, when the hands are at home as they are when all is done: the eyes must tell
 KINDS = {"pick": "pick", "place": "place", "open": "drawer", "close": "drawer", "drive": "drive", "done": "done"}
 MATTER = (*COLOURS, *THINGS, *PLACES, "left", "right", "next", "top", "drawer", "open", "close", "closed", "shut",
@@ -190,9 +190,9 @@ class Demonstrations:
         frames = np.flatnonzero(~self.validation())[::7]
         knots, state = self.knots(frames)[0], self.seen_state(frames)
         robot = self.robot
-        least = np.select([robot.is_base, robot.is_gripper], [0.05, 0.3], LEAST_TURN)
+        least = np.select([robot.is_base, robot.is_gripper], [0.05, 0.3], LEAST)
         for arm in (group for group in robot.groups if group.kind == "arm"):
-            least[arm.columns.start : arm.columns.start + 3] = LEAST_MOVE
+            least[arm.columns] = [LEAST_MOVE] * 3 + [LEAST_TURN] * 3
         return Scales(state.mean(0), state.std(0).clip(0.02), knots.mean(0), np.maximum(knots.std(0), least))
 
     def seen_state(self, frames: np.ndarray) -> np.ndarray:

@@ -16,7 +16,7 @@ from pi_policy_node.policy import mini_weights
 from pi_policy_node.policy.base import InputError, Observation, PolicyError, Prefix, Result, check_alive
 from pi_policy_node.policy.mini_eyes import EYES, POINTING, eye_shape, fit
 from pi_policy_node.policy.mini_model import PAD, Look
-from pi_policy_node.policy.mini_rows import Motion, given_knots, splice, still, to_rows
+from pi_policy_node.policy.mini_rows import Motion, given_knots, splice, to_rows
 from pi_policy_node.policy.mini_words import split
 from pi_policy_node.policy.shapes import MiniShape
 from pi_policy_node.robot import Kinematics, Robot
@@ -242,7 +242,7 @@ class MiniPolicy:
 
     def _rows(self, knots: np.ndarray, prefix: Prefix | None, subtask: str) -> np.ndarray:
         """[H, A]; committed rows come back as they were."""
-        rows = still(to_rows(knots, self._every, self.horizon), self.robot)
+        rows = to_rows(knots, self._every, self.horizon)
         if not subtask.startswith(DRIVE):
             rows[:, self.robot.is_base] = 0.0
         rows[:, self.robot.is_gripper] = rows[:, self.robot.is_gripper].clip(0.0, 1.0)

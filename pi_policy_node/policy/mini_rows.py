@@ -9,7 +9,6 @@ import numpy as np
 from pi_policy_node.robot import Kinematics, Robot
 from pi_policy_node.robot.reach import approach, apart, moved
 
-CREEP, TURN = 0.02, 0.03  # m/s, rad/s of a base that is to stand
 BLEND = 0.3  # s in which a curve comes from where the committed rows lead it to where it wants to be
 
 
@@ -96,16 +95,6 @@ def to_rows(knots: np.ndarray, every: int, count: int) -> np.ndarray:
     u = (at - k)[:, None]
     h = u * u * (3 - 2 * u)
     return (knots[k] * (1 - h) + knots[k + 1] * h + slope[k] * (u * (1 - u) ** 2) - slope[k + 1] * (u * u * (1 - u)))
-
-
-def still(rows: np.ndarray, robot: Robot) -> np.ndarray:
-    """Rows in which a base that hardly moves stands: noise in a velocity adds up, noise in a position does not."""
-    rows = rows.copy()
-    plane, turn = np.flatnonzero(robot.is_base)[:2], np.flatnonzero(robot.is_base)[2:]
-    for columns, least in ((plane, CREEP), (turn, TURN)):
-        speed = np.linalg.norm(rows[:, columns], axis=1, keepdims=True)
-        rows[:, columns] *= np.clip(speed / least - 1, 0, 1)  # none below `least`, all from twice that on
-    return rows
 
 
 def splice(rows: np.ndarray, committed: np.ndarray, dt: float) -> np.ndarray:

@@ -13,7 +13,7 @@ from pi_policy_node.policy import mini, mini_weights
 from pi_policy_node.policy.base import CheckpointError, InputError, Observation, PolicyError, Prefix
 from pi_policy_node.policy.mini import MiniPolicy
 from pi_policy_node.policy.mini_model import Mini
-from pi_policy_node.policy.mini_rows import Motion, Scales, splice, still, to_rows
+from pi_policy_node.policy.mini_rows import Motion, Scales, splice, to_rows
 from pi_policy_node.policy.mini_words import Words
 from pi_policy_node.policy.registry import make_policy
 from pi_policy_node.policy.shapes import GemmaShape, MiniShape
@@ -257,15 +257,6 @@ def test_the_curve_goes_through_every_knot():
     assert np.allclose(rows[::5], knots[:10])
     line = np.outer(np.arange(11), [1.0, -2.0])
     assert np.allclose(to_rows(line, 5, 51), np.outer(np.arange(51) / 5, [1.0, -2.0])), "a straight line stays one"
-
-
-def test_a_base_that_hardly_moves_stands(robot):
-    rows = np.tile(robot.home, (3, 1))
-    rows[:, robot.is_base] = [[0.01, -0.01, 0.02], [0.2, 0.1, 0.0], [0.0, 0.03, 0.5]]
-    done = still(rows, robot)
-    assert (done[0, robot.is_base] == 0).all() and np.array_equal(done[1], rows[1])
-    assert np.allclose(done[2, robot.is_base], [0.0, 0.015, 0.5])
-    assert np.array_equal(done[:, ~robot.is_base], rows[:, ~robot.is_base])
 
 
 def test_a_splice_ends_in_the_curve_it_came_from():
