@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,7 @@ from torch import Tensor
 from pi_policy_node.policy import mini_weights
 from pi_policy_node.policy.base import InputError, Observation, PolicyError, Prefix, Result, check_alive
 from pi_policy_node.policy.mini_eyes import EYES, POINTING, eye_shape, fit
-from pi_policy_node.policy.mini_model import PAD, Look
+from pi_policy_node.policy.mini_model import PAD, Look, Scene
 from pi_policy_node.policy.mini_rows import Motion, given_knots, splice, to_rows
 from pi_policy_node.policy.mini_words import split
 from pi_policy_node.policy.shapes import MiniShape
@@ -129,16 +129,18 @@ class MiniPolicy:
         started = time.monotonic()
         state = self._checked(obs)
         with self._lock, torch.inference_mode():
-            pictures, seen = self._pictures(obs)
+            look = self._look([obs], state[None])
             prepared = time.monotonic()
-            subtask = self._choose(obs, pictures, seen, state)
+            cells = self.model.look(look.pictures)
+            looked = time.monotonic()
+            subtask = self._choose(obs, look, cells)
             chosen = time.monotonic()
             check_alive(deadline, cancel)
-            look = self._look([obs.prompt], [subtask], pictures, seen, state[None])
-            knots, progress = self._act(look, [prefix], state[None])
+            knots, progress = self._act(self._scene(look, cells, [obs.prompt], [subtask]), [prefix], state[None])
             rows = self._rows(knots[0], prefix, subtask)
         now = time.monotonic()
-        timing = {"prepare": prepared - started, "say": chosen - prepared, "act": now - chosen, "total": now - started}
+        timing = {"prepare": prepared - started, "look": looked - prepared, "say": chosen - looked, "act": now - chosen,
+                  "total": now - started}
         return Result(actions=rows, subtask=subtask, progress=float(progress[0]), timing=timing)
 
     def infer_batch(self, requests: Sequence) -> list[Result]:
@@ -147,16 +149,13 @@ class MiniPolicy:
         observations = [request.observation for request in requests]
         states = np.stack([self._checked(obs) for obs in observations])
         with self._lock, torch.inference_mode():
-            made = [self._pictures(obs) for obs in observations]
-            pictures = {eye: torch.cat([one[0][eye] for one in made]) for eye in EYES}
-            seen = torch.cat([one[1] for one in made])
-            subtasks = [obs.subtask for obs in observations]
+            look = self._look(observations, states)
+            cells = self.model.look(look.pictures)
+            prompts, subtasks = ([getattr(obs, name) for obs in observations] for name in ("prompt", "subtask"))
             if not all(subtasks):
-                said = self._say([obs.prompt for obs in observations], pictures, seen, states)
-                subtasks = [told or own for told, own in zip(subtasks, said)]
-            look = self._look([obs.prompt for obs in observations], subtasks, pictures, seen, states)
+                subtasks = [told or own for told, own in zip(subtasks, self._say(look, cells, prompts))]
             prefixes = [request.prefix for request in requests]
-            knots, progress = self._act(look, prefixes, states)
+            knots, progress = self._act(self._scene(look, cells, prompts, subtasks), prefixes, states)
         timing = {"total": time.monotonic() - started}
         return [Result(self._rows(k, p, subtask), subtask, float(far), dict(timing))
                 for k, p, subtask, far in zip(knots, prefixes, subtasks, progress)]
@@ -191,13 +190,23 @@ class MiniPolicy:
             made[eye] = torch.from_numpy(image).permute(2, 0, 1)[None].float() / 127.5 - 1
         return made, torch.tensor([seen])
 
-    def _look(self, prompts: list[str], subtasks: list[str], pictures: dict[str, Tensor], seen: Tensor,
-              states: np.ndarray) -> Look:
+    def _look(self, observations: Sequence[Observation], states: np.ndarray) -> Look:
+        """All but the words."""
+        made = [self._pictures(obs) for obs in observations]
+        pictures = {eye: torch.cat([one[eye] for one, _ in made]) for eye in EYES}
+        seen, words = torch.cat([one for _, one in made]), torch.zeros(len(states), 0, dtype=torch.int64)
         found = self._kinematics.tools(states)
         tools = np.stack([found[arm] for arm in self._tools], 1)  # [B, 2, 3]
         poses = np.stack([self._kinematics.link_pose(states, self._eyes[eye].frame)[:, :3] for eye in POINTING], 1)
-        return Look(pictures, seen, torch.from_numpy(self.scales.state_in(self._motion.state(states))), torch.from_numpy(poses).float(),
-                    torch.from_numpy(tools).float(), self._tokens(prompts), self._tokens(subtasks))
+        state = self.scales.state_in(self._motion.state(states))
+        return Look(pictures, seen, torch.from_numpy(state), torch.from_numpy(poses).float(),
+                    torch.from_numpy(tools).float(), words, words)
+
+    def _scene(self, look: Look, cells: dict[str, Tensor], prompts: list[str], subtasks: list[str]) -> Scene:
+        """With the words; what the eyes' cells hold is the same whatever they are."""
+        look = replace(look, instruction=self._tokens(prompts), subtask=self._tokens(subtasks))
+        padded = bool((look.instruction == PAD).any() or (look.subtask == PAD).any())
+        return self.model.see(look, drop=not padded, seen=cells)
 
     def _tokens(self, texts: list[str]) -> Tensor:
         rows = [self.words.encode(text) for text in texts]
@@ -207,7 +216,7 @@ class MiniPolicy:
 
     # ---- what comes out
 
-    def _choose(self, obs: Observation, pictures: dict[str, Tensor], seen: Tensor, state: np.ndarray) -> str:
+    def _choose(self, obs: Observation, look: Look, cells: dict[str, Tensor]) -> str:
         """The subtask in words: what somebody said, else what the network says, asked now and then."""
         if obs.subtask:
             self._asked = _Asked()  # once nobody says it any more, it is chosen afresh
@@ -215,15 +224,14 @@ class MiniPolicy:
         asked = self._asked
         due = not 0 <= obs.stamp - asked.at < self._subtask_every - 1e-6
         if asked.prompt != obs.prompt or due:
-            self._asked = _Asked(obs.prompt, self._say([obs.prompt], pictures, seen, state[None])[0], obs.stamp)
+            self._asked = _Asked(obs.prompt, self._say(look, cells, [obs.prompt])[0], obs.stamp)
         return self._asked.subtask
 
-    def _say(self, prompts: list[str], pictures: dict[str, Tensor], seen: Tensor, states: np.ndarray) -> list[str]:
-        scene = self.model.see(self._look(prompts, [""] * len(prompts), pictures, seen, states))
-        said = self.model.speak(scene, doubt=self._doubt)
+    def _say(self, look: Look, cells: dict[str, Tensor], prompts: list[str]) -> list[str]:
+        said = self.model.speak(self._scene(look, cells, prompts, [""] * len(prompts)), doubt=self._doubt)
         return [self.words.decode(tokens) for tokens in said]
 
-    def _act(self, look: Look, prefixes: list[Prefix | None], states: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _act(self, scene: Scene, prefixes: list[Prefix | None], states: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Knots [B, K, A] in the robot's units and progress [B] in 0..1."""
         shape = self.model.shape
         known = np.zeros((len(states), shape.knots, shape.action_dim))
@@ -233,7 +241,6 @@ class MiniPolicy:
                 fixed = given_knots(prefix.rows, self._every, shape.knots)
                 known[row, : len(fixed)], given[row, : len(fixed)] = fixed, True
         known = self.scales.knots_in(self._motion.knots(known, states))
-        scene = self.model.see(look, drop=bool((look.instruction != PAD).all() and (look.subtask != PAD).all()))
         noise = self._spread * torch.randn(known.shape, generator=self._generator)
         knots = self.model.act(scene, noise, steps=self._steps, known=torch.from_numpy(known),
                                given=torch.from_numpy(given))
