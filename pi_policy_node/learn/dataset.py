@@ -33,6 +33,7 @@ VALIDATION = 20  # every so many seeds one is never trained on
 WORDS, ORDER = 16, 12  # most words of an instruction, and of a subtask: one length for all batches
 NEAR = 40  # steps from the end of a subtask, or from a hand's opening or closing, that are looked at more often
 LEAST_MOVE, LEAST_TURN, LEAST = 0.005, 0.2, 0.02  # m and rad of tools, and of other joints: smaller spreads are noise
+OFTENER = 3.0  # than it is met a sort of subtask is looked at, at most: seldom ones would be thought of everywhere
 BEGIN_OF_ALL = 50  # steps at first, when the hands are at home as they are when all is done: the eyes must tell
 KINDS = {"pick": "pick", "place": "place", "open": "drawer", "close": "drawer", "drive": "drive", "done": "done"}
 MATTER = (*COLOURS, *THINGS, *PLACES, "left", "right", "next", "top", "drawer", "open", "close", "closed", "shut",
@@ -179,11 +180,12 @@ class Demonstrations:
         family = np.array([list(families).index(name) for name in self.families])[self.episode]
         bucket = family * len(kinds) + kind
         weight = self.often * ~self.validation()
-        total = np.bincount(bucket, weight, len(families) * len(kinds))
-        wanted = np.array([f * k for f in families.values() for k in kinds.values()]) * (total > 0)
-        share = wanted.reshape(len(families), -1)
+        total = np.bincount(bucket, weight, len(families) * len(kinds)).reshape(len(families), -1)
+        usual = total / total.sum(1, keepdims=True).clip(1e-9)
+        share = np.array(list(kinds.values())) * (total > 0)
+        share = np.minimum(share / share.sum(1, keepdims=True).clip(1e-9), OFTENER * usual)
         share = share / share.sum(1, keepdims=True).clip(1e-9) * np.array(list(families.values()))[:, None]
-        return weight * (share.flatten() / total.clip(1e-9))[bucket]
+        return weight * (share / total.clip(1e-9)).flatten()[bucket]
 
     def scales(self) -> Scales:
         """Means and spreads over a part of the frames that are learnt from."""

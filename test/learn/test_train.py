@@ -195,6 +195,12 @@ def test_chunks_stay_in_their_episode_and_know_what_was_no_purpose(files):
     sorts = np.array([s.split()[0] for s in data.subtasks])[data.said]
     assert np.isclose(weights[sorts == "pick"].sum(), weights[sorts == "place"].sum())
     assert np.isclose(weights[sorts == "done"].sum(), 0.3 * weights[sorts == "pick"].sum())
+    data.subtasks.append("drive to the table")  # as a mishap may make necessary, once
+    data.said[30] = len(data.subtasks) - 1
+    weights = data.weights({"put": 1.0}, {"pick": 1, "place": 1, "drawer": 1, "drive": 1, "done": 0.3})
+    seen = data.often * ~data.validation()
+    assert 0 < weights[30] < 5 * seen[30] / seen.sum(), "what is seldom is not met everywhere"
+    assert np.isclose(weights.sum(), 1)
 
 
 def test_an_eye_looks_through_the_camera_that_the_labels_look_through(files):
