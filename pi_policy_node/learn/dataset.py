@@ -17,7 +17,7 @@ from pi_policy_node.learn.labels import Labeller, project, segments
 from pi_policy_node.learn.pictures import Pictures, cells, to_float
 from pi_policy_node.policy.mini_eyes import EYES, POINTING, eye_shape
 from pi_policy_node.policy.mini_model import BEGIN, END, PAD, REACH, UNKNOWN, Look
-from pi_policy_node.policy.mini_rows import Motion, Scales
+from pi_policy_node.policy.mini_rows import Scales, origin
 from pi_policy_node.policy.mini_words import Words, split
 from pi_policy_node.policy.shapes import MiniShape
 from pi_policy_node.robot import Kinematics, Robot
@@ -32,7 +32,6 @@ CAMERAS = dict(zip(EYES, (*RECORDED, "front_camera")))
 VALIDATION = 20  # every so many seeds one is never trained on
 WORDS, ORDER = 16, 12  # most words of an instruction, and of a subtask: one length for all batches
 NEAR = 40  # steps from the end of a subtask, or from a hand's opening or closing, that are looked at more often
-LEAST_MOVE, LEAST_TURN, LEAST = 0.005, 0.2, 0.02  # m and rad of tools, and of other joints: smaller spreads are noise
 OFTENER = 3.0  # than it is met a sort of subtask is looked at, at most: seldom ones would be thought of everywhere
 BEGIN_OF_ALL = 50  # steps at first, when the hands are at home as they are when all is done: the eyes must tell
 KINDS = {"pick": "pick", "place": "place", "open": "drawer", "close": "drawer", "drive": "drive", "done": "done"}
@@ -100,7 +99,6 @@ class Demonstrations:
         self.robot, self.shape = robot, shape
         self.every = round(shape.knot / robot.dt)
         labeller = Labeller(robot)
-        self.motion = Motion(robot, labeller.kinematics)
         parts: dict[str, list[np.ndarray]] = {}
         self.instructions: list[str] = []
         self.subtasks: list[str] = []
@@ -190,24 +188,18 @@ class Demonstrations:
     def scales(self) -> Scales:
         """Means and spreads over a part of the frames that are learnt from."""
         frames = np.flatnonzero(~self.validation())[::7]
-        knots, state = self.knots(frames)[0], self.seen_state(frames)
+        knots = self.chunk(frames)[0] - origin(self.robot, self.state[self.step[frames]])[:, None]
+        state = self.seen_state(self.step[frames])
         robot = self.robot
-        least = np.select([robot.is_base, robot.is_gripper], [0.05, 0.3], LEAST)
-        for arm in (group for group in robot.groups if group.kind == "arm"):
-            least[arm.columns] = [LEAST_MOVE] * 3 + [LEAST_TURN] * 3
+        least = np.select([robot.is_base, robot.is_gripper], [0.05, 0.3], 0.02)
         return Scales(state.mean(0), state.std(0).clip(0.02), knots.mean(0), np.maximum(knots.std(0), least))
 
-    def seen_state(self, frames: np.ndarray) -> np.ndarray:
-        """[N, S] what mini is told of the robot."""
-        return self.motion.state(self.state[self.step[frames]].astype(np.float64))
-
-    def knots(self, frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """As `chunk`, in mini's own terms."""
-        rows, learn = self.chunk(frames)
-        return self.motion.knots(rows, self.state[self.step[frames]].astype(np.float64)), learn
+    def seen_state(self, steps: np.ndarray) -> np.ndarray:
+        """[N, S] the robot's numbers and where its tools are."""
+        return np.concatenate((self.state[steps], self.tools[steps]), 1).astype(np.float64)
 
     def chunk(self, frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Rows [N, K, A], a knot apart, from each frame on, and which of them were demonstrated on purpose [N, K]."""
+        """Knots [N, K, A] from each frame on, and which of them were demonstrated on purpose [N, K]."""
         steps = self.step[frames, None] + np.arange(self.shape.knots) * self.every
         over = steps > self.last[frames, None]
         steps = np.minimum(steps, self.last[frames, None])
@@ -225,7 +217,8 @@ class Demonstrations:
             seen &= rng.random(seen.shape) > 0.02
         pictures = {eye: to_float(images, rng) for eye, images in raw.items()}
         steps = self.step[frames]
-        knots, learn = self.knots(frames[asked:])
+        knots, learn = self.chunk(frames[asked:])
+        at = origin(self.robot, self.state[steps[asked:]].astype(np.float64))
         tasks = [words.encode(self.instructions[k]) for k in self.episode[frames]]
         orders = [words.encode(self.subtasks[k]) for k in self.said[frames]]
         if rng is not None:
@@ -233,12 +226,12 @@ class Demonstrations:
             tasks = [_forget(tokens, matter, rng, keep=row < asked) for row, tokens in enumerate(tasks)]
         tools, poses = self.tools[steps].reshape(-1, 2, 3), self.cameras[frames]
         place = self.reach[frames] + tools[np.arange(len(frames)), np.maximum(self.arm[frames], 0)]
-        look = Look(pictures, torch.from_numpy(seen), torch.from_numpy(scales.state_in(self.seen_state(frames))),
+        look = Look(pictures, torch.from_numpy(seen), torch.from_numpy(scales.state_in(self.seen_state(steps))),
                     torch.from_numpy(poses), torch.from_numpy(tools), pad(tasks, WORDS),
                     pad([[]] * asked + orders[asked:], ORDER))
         return Batch(
             look, asked, answer(orders[:asked]),
-            torch.from_numpy(scales.knots_in(knots)), torch.from_numpy(learn),
+            torch.from_numpy(scales.knots_in(knots, at)), torch.from_numpy(learn),
             torch.from_numpy(self.progress[frames]), torch.from_numpy(self.arm[frames].astype(np.int64)),
             torch.from_numpy(self.reach[frames] / REACH), torch.from_numpy(self.base[frames] / REACH),
             Glance(look, look.subtask[:, None],
@@ -264,7 +257,7 @@ class Asked:
         self.place = np.concatenate([one.place for one in made])
         tools = kinematics.tools(self.state)
         self.tools = np.stack([tools[g.name] for g in robot.groups if g.kind == "arm"], 1).astype(np.float32)
-        self._seen = Motion(robot, kinematics).state(self.state)
+        self._seen = np.concatenate((self.state, self.tools.reshape(len(self.state), -1)), 1)
         names = {camera.name: camera for camera in robot.cameras}
         poses = {eye: kinematics.link_pose(self.state, names[CAMERAS[eye]].frame) for eye in POINTING}
         self.cameras = np.stack([poses[eye][:, :3] for eye in POINTING], 1).astype(np.float32)

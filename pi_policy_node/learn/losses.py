@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pi_policy_node.learn.dataset import Batch, Demonstrations, Glance
 from pi_policy_node.policy.mini_model import PAD, REACH, Mini, Pointing, Scene
-from pi_policy_node.policy.mini_rows import Scales
+from pi_policy_node.policy.mini_rows import Scales, origin
 from pi_policy_node.policy.mini_words import Words
 from pi_policy_node.policy.model import draw_times
 from pi_policy_node.robot import Kinematics
@@ -85,7 +85,7 @@ def losses(model: Mini, batch: Batch, noise: Noise) -> dict[str, Tensor]:
 def glances(model: Mini, batch: Glance) -> dict[str, Tensor]:
     """What is learnt from pictures that are only looked at: where things are, and what is to be done next."""
     seen = model.look(batch.look.pictures)
-    pointing, everything = model.point(seen, batch.questions, batch.look.cameras), torch.ones_like(batch.questions[..., 0]) > 0
+    pointing, everything = model.point(seen, batch.questions), torch.ones_like(batch.questions[..., 0]) > 0
     logits, _ = model.say(model.see(batch.look, seen=seen), batch.said[:, :-1])
     return {
         "glances": cells(pointing, batch, everything) + spots(pointing, batch, everything),
@@ -152,8 +152,8 @@ def evaluate(model: Mini, data: Demonstrations, frames: np.ndarray, words: Words
         scene, told = (lambda s: (s, model.tell(s)))(model.see(batch.look))
         noise = torch.randn(batch.knots.shape, generator=generator).to(device)
         knots = model.act(scene, noise, steps=steps).cpu().numpy()
-        rows = data.motion.rows(scales.knots_out(knots), data.state[data.step[part]].astype(float))
-        wanted = data.chunk(part)[0]
+        at = origin(data.robot, data.state[data.step[part]].astype(float))
+        rows, wanted = scales.knots_out(knots, at), data.chunk(part)[0]
         apart = [np.linalg.norm(a - b, axis=-1) for a, b in zip(
             kinematics.tools(rows).values(), kinematics.tools(wanted).values())]  # [N, K] each
         base = data.robot.is_base

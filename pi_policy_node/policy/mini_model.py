@@ -104,8 +104,6 @@ class Mini(nn.Module):
         self.expert = QuickGemma(shape.expert, adaptive=True)
         self.action_in = nn.Linear(shape.action_dim, shape.expert.width)
         self.given = nn.Parameter(torch.zeros(shape.expert.width))
-        self.register_buffer("hidden", torch.zeros(shape.action_dim, dtype=torch.bool), persistent=False)
-        self.hidden[list(shape.unseen)] = True
         self.action_out = nn.Linear(shape.expert.width, shape.action_dim)
         self.time_in = nn.Linear(shape.expert.width, shape.expert.width)
         self.time_out = nn.Linear(shape.expert.width, shape.expert.width)
@@ -162,12 +160,11 @@ class Mini(nn.Module):
             module, cells = self._eye(eye), seen[eye]
             part = module.tokens(cells)
             if eye in POINTING:
-                found = pointing[eye] = module.point(cells, asked[:, None], look.cameras[:, i])
+                found = pointing[eye] = module.point(cells, asked[:, None])
                 spot = self._place(self.spot, found.looks, found.spot, look.cameras[:, i], look.tools)
                 part = torch.cat((module.gaze(cells, asked), spot, part), 1)
             if module.shape.things:
-                noticed = module.notice(cells, look.cameras[:, i])
-                there = self._place(self.noticed, *noticed, look.cameras[:, i], look.tools)
+                there = self._place(self.noticed, *module.notice(cells), look.cameras[:, i], look.tools)
                 part = torch.cat((there, part), 1)
             tokens.append(torch.where(look.seen[:, i, None, None], part, self.absent[i]) + self.camera[i])
         return torch.cat(tokens, 1), pointing
@@ -179,11 +176,11 @@ class Mini(nn.Module):
             apart = torch.cat(((places[:, :, None] - tools[:, None]).flatten(2), places), 2) / REACH
             return reader(torch.cat((looks, apart), 2))
 
-    def point(self, seen: dict[str, Tensor], questions: Tensor, cameras: Tensor) -> dict[str, Pointing]:
-        """Where each eye sees what subtasks [B, K, N] name; cameras [B, eyes, 3, 4]."""
+    def point(self, seen: dict[str, Tensor], questions: Tensor) -> dict[str, Pointing]:
+        """Where each eye sees what subtasks [B, K, N] name."""
         words, there = self.embed(questions) + self.roles[1], questions != PAD
         wanted = self.reader(words.flatten(0, 1), there.flatten(0, 1)).unflatten(0, questions.shape[:2])
-        return {eye: self._eye(eye).point(seen[eye], wanted, cameras[:, i]) for i, eye in enumerate(POINTING)}
+        return {eye: self._eye(eye).point(seen[eye], wanted) for eye in POINTING}
 
     # ---- words out
 
@@ -199,16 +196,14 @@ class Mini(nn.Module):
         return self.head(out), kv
 
     @torch.no_grad()
-    def speak(self, scene: Scene, *, limit: int = 14, doubt: Tensor | None = None) -> list[list[int]]:
-        """The likeliest words of each row, one after another. doubt: [words] nats that each is less likely as the first
-        one than the network thinks."""
+    def speak(self, scene: Scene, *, limit: int = 14) -> list[list[int]]:
+        """The likeliest words of each row, one after another."""
         tokens = torch.full((len(scene.valid), 1), BEGIN)
         said: list[list[int]] = [[] for _ in tokens]
         ended, past = [False] * len(said), None
         for count in range(limit):
             logits, past = self.say(scene, tokens, said=count, past=past)
-            logits = logits[:, -1] if doubt is None or count else logits[:, -1] - doubt
-            tokens = logits.argmax(-1)[:, None]
+            tokens = logits[:, -1].argmax(-1)[:, None]
             for row, token in enumerate(tokens[:, 0].tolist()):
                 ended[row] = ended[row] or token == END
                 if not ended[row]:
@@ -228,7 +223,7 @@ class Mini(nn.Module):
             valid = valid.repeat_interleave(repeats, 0)
         time = embed_time(t[:, None], self.shape.expert.width)
         modulations = self.expert.modulate(F.silu(self.time_out(F.silu(self.time_in(time)))))
-        y = self.action_in(x.masked_fill(given[..., None] & self.hidden, 0.0)) + self.given * given[..., None]
+        y = self.action_in(x) + self.given * given[..., None]
         mask = None if scene.full else F.pad(valid, (0, x.shape[1]), value=True)[:, None]
         spots = (_ACTION + torch.arange(x.shape[1], device=x.device))[None]
         y, _ = self.expert(y, spots, mask=mask, past=kv, modulations=modulations)
@@ -262,7 +257,6 @@ def describe(shape: MiniShape) -> str:
 def from_description(text: str) -> MiniShape:
     """The shape again; ValueError or TypeError where the text is no shape."""
     parts = json.loads(text)
-    parts["unseen"] = tuple(parts["unseen"])
     for key in ("front", "wrist", "around"):
         parts[key] = EyeShape(**{k: tuple(v) if isinstance(v, list) else v for k, v in parts[key].items()})
     for key in ("vlm", "expert"):

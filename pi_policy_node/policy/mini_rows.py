@@ -1,4 +1,4 @@
-"""Between the robot's rows and mini's knots: a knot every 0.1 s, as tools move, in units of what is usual."""
+"""Between the robot's rows and mini's knots: a knot every 0.1 s, relative to the state, in units of what is usual."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pi_policy_node.robot import Kinematics, Robot
-from pi_policy_node.robot.reach import approach, apart, moved
+from pi_policy_node.robot import Robot
 
+CREEP, TURN = 0.02, 0.03  # m/s, rad/s of a base that is to stand
 BLEND = 0.3  # s in which a curve comes from where the committed rows lead it to where it wants to be
 
 
@@ -24,60 +24,17 @@ class Scales:
     def state_in(self, state: np.ndarray) -> np.ndarray:
         return ((state - self.state_mean) / self.state_scale).astype(np.float32)
 
-    def knots_in(self, knots: np.ndarray) -> np.ndarray:
-        return ((knots - self.action_mean) / self.action_scale).astype(np.float32)
+    def knots_in(self, knots: np.ndarray, origin: np.ndarray) -> np.ndarray:
+        """[..., knots, A] absolute -> normalised; origin [..., A] as `origin` below gives it."""
+        return ((knots - origin[..., None, :] - self.action_mean) / self.action_scale).astype(np.float32)
 
-    def knots_out(self, knots: np.ndarray) -> np.ndarray:
-        return knots * self.action_scale + self.action_mean
+    def knots_out(self, knots: np.ndarray, origin: np.ndarray) -> np.ndarray:
+        return knots * self.action_scale + self.action_mean + origin[..., None, :]
 
 
-class Motion:
-    """Between the robot's rows and what mini speaks of: of an arm not its six joints but how far its tool moves, and
-    turns, from where it is. "To the block over there" is then the same wherever the arm hangs, and no network has to
-    learn the arm's geometry."""
-
-    ROUNDS = 8  # of inverse kinematics, at most: 0.3 rad a round is more than an arm does in a second
-
-    def __init__(self, robot: Robot, kinematics: Kinematics) -> None:
-        self.robot, self._kinematics = robot, kinematics
-        self._arms = [group for group in robot.groups if group.kind == "arm"]
-        if wrong := [arm.name for arm in self._arms if arm.columns.stop - arm.columns.start != 6]:
-            raise ValueError(f"mini moves arms of six joints, and {wrong[0]} of {robot.name} has another number")
-
-    def state(self, states: np.ndarray) -> np.ndarray:
-        """[N, A] -> [N, S] what mini is told of the robot: its joints, and where its tools are and point.
-
-        Not how fast the base is: told that, it learns to go on with it and never to stop.
-        """
-        poses = [self._kinematics.link_pose(states, arm.tool) for arm in self._arms]
-        places = [pose[:, :3, 3] for pose in poses]
-        axes = [pose[:, :3, :2].transpose(0, 2, 1).reshape(len(states), 6) for pose in poses]
-        return np.concatenate((states[:, ~self.robot.is_base], *places, *axes), 1)
-
-    def knots(self, rows: np.ndarray, states: np.ndarray) -> np.ndarray:
-        """Rows [N, K, A] -> [N, K, A] as mini speaks of them from states [N, A] on: of the lift how far it moves too."""
-        robot, knots = self.robot, np.array(rows, float)
-        other = ~(robot.is_base | robot.is_gripper)
-        knots[..., other] -= states[:, None, other]
-        for arm in self._arms:
-            at = self._kinematics.link_pose(states, arm.tool)[:, None]
-            knots[..., arm.columns] = apart(np.broadcast_to(at, (*rows.shape[:2], 4, 4)),
-                                            self._kinematics.link_pose(rows, arm.tool))
-        return knots
-
-    def rows(self, knots: np.ndarray, states: np.ndarray) -> np.ndarray:
-        """And back; where a tool is to go beyond its reach, as near as it gets."""
-        robot, count = self.robot, knots.shape[1]
-        origin = np.where(robot.is_base | robot.is_gripper, 0.0, states)
-        rows = knots + origin[:, None]
-        for arm in self._arms:
-            rows[..., arm.columns] = states[:, None, arm.columns]
-        flat = rows.reshape(-1, rows.shape[-1])
-        for arm in self._arms:
-            at = self._kinematics.link_pose(states, arm.tool)[:, None]
-            poses = moved(np.broadcast_to(at, (len(states), count, 4, 4)), knots[..., arm.columns])
-            flat = approach(robot, self._kinematics, arm, poses.reshape(-1, 4, 4), flat, rounds=self.ROUNDS)
-        return flat.reshape(rows.shape)
+def origin(robot: Robot, state: np.ndarray) -> np.ndarray:
+    """[..., A] what the knots are relative to: the state; nothing for grippers and the base."""
+    return np.where(robot.is_base | robot.is_gripper, 0.0, state)
 
 
 def given_knots(rows: np.ndarray, every: int, knots: int) -> np.ndarray:
@@ -95,6 +52,16 @@ def to_rows(knots: np.ndarray, every: int, count: int) -> np.ndarray:
     u = (at - k)[:, None]
     h = u * u * (3 - 2 * u)
     return (knots[k] * (1 - h) + knots[k + 1] * h + slope[k] * (u * (1 - u) ** 2) - slope[k + 1] * (u * u * (1 - u)))
+
+
+def still(rows: np.ndarray, robot: Robot) -> np.ndarray:
+    """Rows in which a base that hardly moves stands: noise in a velocity adds up, noise in a position does not."""
+    rows = rows.copy()
+    plane, turn = np.flatnonzero(robot.is_base)[:2], np.flatnonzero(robot.is_base)[2:]
+    for columns, least in ((plane, CREEP), (turn, TURN)):
+        speed = np.linalg.norm(rows[:, columns], axis=1, keepdims=True)
+        rows[:, columns] *= np.clip(speed / least - 1, 0, 1)  # none below `least`, all from twice that on
+    return rows
 
 
 def splice(rows: np.ndarray, committed: np.ndarray, dt: float) -> np.ndarray:

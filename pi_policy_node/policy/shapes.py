@@ -64,7 +64,6 @@ class EyeShape:
     blocks: int = 2
     fov: float = 1.0  # rad, of the camera, from top to bottom
     depth: float = 0.5  # m from the camera to what it usually looks at
-    table: float = 0.725  # m above the floor: the middle of most things that stand on the table
     points: int = 8  # places it points at
     things: int = 0  # that it notices, whatever is asked for
     patch: int = 8
@@ -90,9 +89,8 @@ class MiniShape:
     channels: int = 48
     vlm: GemmaShape = GemmaShape(width=128, depth=3, mlp=384, heads=4, head_dim=32)
     expert: GemmaShape = GemmaShape(width=128, depth=3, mlp=384, heads=4, head_dim=32)
-    state_dim: int = 33  # what Motion.state tells
+    state_dim: int = 24  # the robot's 18 numbers and both tools' places
     action_dim: int = 18
-    unseen: tuple[int, ...] = (15, 16, 17)  # columns of committed rows that are not told: the base's, as in Motion.state
     knots: int = 11  # rows of the network's own chunk
     knot: float = 0.1  # s between them
 

@@ -13,11 +13,11 @@ from pi_policy_node.policy import mini, mini_weights
 from pi_policy_node.policy.base import CheckpointError, InputError, Observation, PolicyError, Prefix
 from pi_policy_node.policy.mini import MiniPolicy
 from pi_policy_node.policy.mini_model import Mini
-from pi_policy_node.policy.mini_rows import Motion, Scales, splice, to_rows
+from pi_policy_node.policy.mini_rows import Scales, splice, still, to_rows
 from pi_policy_node.policy.mini_words import Words
 from pi_policy_node.policy.registry import make_policy
 from pi_policy_node.policy.shapes import GemmaShape, MiniShape
-from pi_policy_node.robot import Kinematics, load_robot
+from pi_policy_node.robot import load_robot
 from pi_policy_node.vision.letterbox import letterbox
 
 CAMERAS = {"front": "front_camera", "left_wrist": "left_wrist_camera", "right_wrist": "right_wrist_camera",
@@ -47,7 +47,7 @@ def weights(robot):
     model = Mini(shape, len(Words(WORDS)))
     for parameter in model.expert.parameters():  # adaptive norms begin closed: open them, or nothing would matter
         torch.nn.init.normal_(parameter, std=0.1)
-    scales = Scales(np.zeros(33), np.ones(33), np.zeros((11, 18)), np.full((11, 18), 0.05))
+    scales = Scales(np.zeros(24), np.ones(24), np.zeros((11, 18)), np.full((11, 18), 0.05))
     return mini_weights.Weights(model.eval(), Words(WORDS), scales, CAMERAS, robot.action_names, {"step": "0"})
 
 
@@ -91,66 +91,6 @@ def test_committed_rows_come_back_and_are_left_without_a_jump(robot, policy):
     assert at_the_seam < 3 * changes[20:].max(), "the seam is no rougher than the rest of the curve"
     with_none = policy.infer(seen).actions
     assert not np.allclose(with_none[17:], result.actions[17:], atol=1e-3), "what is committed matters behind it too"
-
-
-def test_a_base_that_is_under_way_is_not_told_so(robot, policy):
-    """Or it would learn to go on as it goes, and never to stop."""
-    def behind(speed):
-        seen = observation(robot, subtask="drive to the counter")
-        state = np.where(robot.is_base, speed, seen.state)
-        policy.reseed(0)
-        return policy.infer(replace(seen, state=state), prefix=Prefix(np.tile(state, (11, 1)))).actions[-1]
-
-    assert np.allclose(behind(0.2), behind(-0.2), atol=1e-6)
-
-
-def test_the_base_moves_only_where_the_subtask_is_to_drive(robot, file):
-    policy = MiniPolicy(robot, weights=file, seed=0, spread=1.0)
-
-    def speeds(subtask, prefix=None):
-        rows = policy.infer(observation(robot, subtask=subtask), prefix=prefix).actions
-        return np.abs(rows[:, robot.is_base])
-
-    policy.scales.action_mean[:, robot.is_base] = 0.2  # as if it always wanted to go
-    assert speeds("drive to the counter").min() > 0 and not speeds("pick up the red block").any()
-    moving = np.tile(np.where(robot.is_base, 0.2, robot.home), (11, 1))
-    slowing = speeds("pick up the red block", Prefix(moving))
-    assert (slowing[:11] == 0.2).all() and not slowing[-1].any() and np.abs(np.diff(slowing, axis=0)).max() < 0.03
-
-
-def test_that_all_is_done_is_only_said_beyond_doubt(robot, file):
-    def first(**options):
-        policy = MiniPolicy(robot, weights=file, seed=0, **options)
-        done, other = policy.words.encode("done")[0], policy.words.encode("pick")[0]
-        with torch.no_grad():
-            policy.model.head.weight.zero_()
-            policy.model.head.bias.fill_(-10.0)
-            policy.model.head.bias[done], policy.model.head.bias[other] = 0.5, 0.0
-        return policy.infer(observation(robot)).subtask.split()[0]
-
-    assert [first(doubt=0.0), first(doubt=0.4), first(), first(doubt=0.6)] == ["done", "done", "pick", "pick"]
-    with pytest.raises(PolicyError, match="doubt must be 0 or more, not -1"):
-        first(doubt=-1)
-
-
-def test_motion_is_the_same_wherever_the_arm_hangs_and_leads_back_to_its_rows(robot):
-    motion, rng, arms = Motion(robot, Kinematics(robot)), np.random.default_rng(0), ~(robot.is_base | robot.is_gripper)
-    states = np.tile(robot.home, (6, 1)) + np.where(arms, rng.uniform(-0.2, 0.2, (6, 18)), 0)
-    rows = states[:, None] + np.where(arms, rng.uniform(-0.3, 0.3, (6, 11, 18)), 0)
-    rows[..., robot.is_base], rows[..., robot.is_gripper] = 0.1, 0.4
-    knots = motion.knots(rows, states)
-    assert np.allclose(knots[..., robot.is_base], 0.1) and np.allclose(knots[..., robot.is_gripper], 0.4)
-    back = motion.rows(knots, states)
-    assert np.abs(back - rows).max() < 2e-3
-    arm = robot.group("left_arm")
-    up = np.zeros((6, 1, 18))
-    up[..., arm.columns.start + 2] = 0.05  # m
-    tool = Kinematics(robot).tools
-    moved = tool(motion.rows(up, states)[:, 0])["left_arm"] - tool(states)["left_arm"]
-    assert np.allclose(moved, [0, 0, 0.05], atol=1e-3)
-    seven = SimpleNamespace(name="seven", groups=[SimpleNamespace(kind="arm", name="arm", columns=slice(0, 7))])
-    with pytest.raises(ValueError, match="six joints, and arm of seven has another number"):
-        Motion(seven, None)
 
 
 def test_one_thought_is_like_the_next_unless_they_are_to_spread(robot, file):
@@ -259,6 +199,15 @@ def test_the_curve_goes_through_every_knot():
     assert np.allclose(to_rows(line, 5, 51), np.outer(np.arange(51) / 5, [1.0, -2.0])), "a straight line stays one"
 
 
+def test_a_base_that_hardly_moves_stands(robot):
+    rows = np.tile(robot.home, (3, 1))
+    rows[:, robot.is_base] = [[0.01, -0.01, 0.02], [0.2, 0.1, 0.0], [0.0, 0.03, 0.5]]
+    done = still(rows, robot)
+    assert (done[0, robot.is_base] == 0).all() and np.array_equal(done[1], rows[1])
+    assert np.allclose(done[2, robot.is_base], [0.0, 0.015, 0.5])
+    assert np.array_equal(done[:, ~robot.is_base], rows[:, ~robot.is_base])
+
+
 def test_a_splice_ends_in_the_curve_it_came_from():
     rows = np.zeros((50, 1))
     committed = np.linspace(0.0, 0.2, 5)[:, None]
@@ -267,27 +216,13 @@ def test_a_splice_ends_in_the_curve_it_came_from():
     assert np.allclose(spliced[5 + 15:], 0.0)
 
 
-def test_an_eye_knows_how_deep_the_table_is_in_each_of_its_cells(robot):
-    kinematics, model = Kinematics(robot), Mini(MiniShape(), 10)
-    for name, eye in (("front_camera", model.front), ("left_wrist_camera", model.wrist)):
-        camera = next(camera for camera in robot.cameras if camera.name == name)
-        pose = kinematics.link_pose(robot.home, camera.frame)[:3]
-        deep = eye.deep(torch.from_numpy(pose).float()[None], eye.rays[None, None])[0, 0].numpy()
-        places = np.c_[eye.rays.numpy() * deep[:, None], deep] @ pose[:, :3].T + pose[:, 3]
-        down = (deep > 0.031) & (deep < 4 * eye.shape.depth - 0.01) & (np.abs(deep - eye.shape.depth) > 1e-6)
-        assert np.abs(places[down, 2] - eye.shape.table).max() < 1e-4 and down.mean() > 0.4, name
-    up = torch.tensor([[[1.0, 0, 0, 0], [0, 0, 1, 0], [0, -1, 0, 1]]])  # it looks straight ahead
-    above = model.front.deep(up, model.front.rays[None, None])[0, 0, model.front.rays[:, 1] < 0]
-    assert (above == model.front.shape.depth).all(), "no table in the sky"
-
-
 def test_an_eye_notices_what_stands_out_from_left_to_right():
     eye = Mini(MiniShape(), 10).front
     seen = torch.zeros(1, MiniShape().channels, *eye.shape.cells)
     seen[0, 0, 3, 30], seen[0, 0, 10, 4], seen[0, 0, 10, 5] = 5.0, 4.0, 3.0  # the last is a part of the second
     with torch.no_grad():
         eye.thing.weight.zero_()[0, 0] = 1.0
-        looks, places = eye.notice(seen, torch.eye(3, 4)[None])
+        looks, places = eye.notice(seen)
     assert looks.shape == (1, eye.shape.things, MiniShape().channels + 1) and torch.isfinite(places).all()
     assert looks[0, looks[0, :, -1] > 0.9, 0].tolist() == [4.0, 5.0]
     assert (places[0, :, 0] / places[0, :, 2]).diff().min() > -2 * eye.cell[0], "from left to right, to within a cell"
