@@ -30,7 +30,6 @@ class TrainingRecipe:
     questions: int
     latest: int
     rate: float
-    eyes: float
     warmup: int
     cooldown: float
     decay: float
@@ -52,7 +51,7 @@ class TrainingRecipe:
 _RANGES = {  # key -> least, most
     "seed": (0, 2**31), "steps": (1, 10**8), "batch": (4, 65536), "asked": (0.0, 0.9), "repeats": (1, 64),
     "glances": (0, 65536), "looking": (0, 10**7), "looked": (1, 65536), "questions": (1, 64),
-    "latest": (1, 50), "rate": (1e-7, 1.0), "eyes": (0.0, 1.0), "warmup": (0, 10**6), "cooldown": (0.0, 1.0), "decay": (0.0, 1.0),
+    "latest": (1, 50), "rate": (1e-7, 1.0), "warmup": (0, 10**6), "cooldown": (0.0, 1.0), "decay": (0.0, 1.0),
     "clip": (1e-3, 1e3), "average": (0.0, 0.99999), "save_every": (1, 10**6), "check_every": (1, 10**7),
     "check_frames": (8, 10**6),
 }

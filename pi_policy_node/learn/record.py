@@ -31,6 +31,7 @@ LINGER = 20  # steps that an episode goes on after its end: "done" has to be see
 FINER = 2  # times the size at which images are drawn, as far as the camera has it
 TRIES = 3  # scenes drawn, one after another, until the expert does its task
 DRIVING = ("drive", "bring")  # families in which a disturbed episode may begin with the base astray
+ASTRAY = 0.7  # part of those in which it does
 ROOM = np.array([[-1.5, -1.25], [-0.4, 0.6]])  # m: there the base may turn as it likes, its arms before it
 _OTHER = 1_000_000_007  # from the seed of one try to that of the next
 
@@ -134,7 +135,7 @@ class Recorder:
         hit = rng.random() < self.recipe.disturb
         wrong = Disturbances(rng, count=int(rng.integers(1, 2 + len(task.goals))) if hit else 0)
         self.sim.steps = 0  # an episode must not depend on those before it
-        astray = hit and task.family in DRIVING and rng.random() < 0.7
+        astray = hit and task.family in DRIVING and rng.random() < ASTRAY
         self.sim.reset(0, replace(task.scene, base=somewhere(rng)) if astray else task.scene)
         row = self._elsewhere(rng) if hit else self.robot.home.copy()
         self.expert.reset(row)

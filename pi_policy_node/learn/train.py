@@ -68,8 +68,6 @@ class Progress:
 
 def train(run: Run, report: Callable[[Progress], None]) -> int:
     """Trains until the recipe's steps are done, the minutes are over or somebody interrupts; returns the last step."""
-    if run.recipe.looking and not run.recipe.eyes:
-        raise TrainError("eyes that stay as they are learn nothing from looking: a recipe with eyes 0 needs looking 0")
     if run.recipe.glances + run.recipe.looking and not run.glances:
         raise TrainError("the recipe wants pictures with answers: make them with ./pi sim look, and give "
                          "--glances FOLDER (or a recipe with glances 0 and looking 0)")
@@ -143,15 +141,11 @@ class Worker:
         if run.init is not None and not (run.out / CHECKPOINT).exists():
             self._warm_start(run.init)
         self.model.to(run.device, memory_format=torch.channels_last)
-        self.model.hold_eyes(self.recipe.eyes == 0)
         self.average = {name: value.detach().clone() for name, value in self.model.named_parameters()}
-        self._learnt = [p for p in self.model.parameters() if p.requires_grad]
-        seeing = set(map(id, self.model.seeing()))
-        groups = {(part, flat): [p for p in self._learnt if (id(p) in seeing, p.ndim <= 1) == (part, flat)]
-                  for part in (False, True) for flat in (False, True)}
+        decayed = [p for p in self.model.parameters() if p.ndim > 1]
+        others = [p for p in self.model.parameters() if p.ndim <= 1]
         self.optimizer = torch.optim.AdamW(
-            [{"params": weights, "weight_decay": 0.0 if flat else self.recipe.decay,
-              "part": self.recipe.eyes if eyes else 1.0} for (eyes, flat), weights in groups.items() if weights],
+            [{"params": decayed, "weight_decay": self.recipe.decay}, {"params": others, "weight_decay": 0.0}],
             lr=self.recipe.rate, betas=(0.9, 0.95), fused=True)
         self._precision = precision(run.device)
         self.step, self.curve, self.checks = 0, [], []
@@ -210,9 +204,9 @@ class Worker:
         self.optimizer.zero_grad()
         total.backward()
         self._share_gradients()
-        torch.nn.utils.clip_grad_norm_(self._learnt, recipe.clip)
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clip)
         for group in self.optimizer.param_groups:
-            group["lr"] = group["part"] * recipe.learning_rate(self.step)
+            group["lr"] = recipe.learning_rate(self.step)
         self.optimizer.step()
         self.step += 1
         keep = min(recipe.average, self.step / (self.step + 10))
@@ -240,10 +234,10 @@ class Worker:
     def _share_gradients(self) -> None:
         if self.run.workers == 1:
             return
-        gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in self._learnt]
+        gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in self.model.parameters()]
         flat = torch.cat([g.flatten() for g in gradients])
         dist.all_reduce(flat)
-        put_gradients(self._learnt, flat / self.run.workers)
+        put_gradients(self.model.parameters(), flat / self.run.workers)
 
     def _agreed_to_stop(self) -> bool:
         """All stop at the same step, when the first one says so."""
@@ -305,7 +299,10 @@ class Worker:
 
 
 def precision(device: str) -> torch.dtype:
-    """bfloat16, but on CPUs without instructions for it, which take ten times as long as with float32."""
+    """bfloat16, but on CPUs without instructions for it, which take ten times as long as with float32.
+
+    By what the CPU says of itself, not by a measurement: a run that goes on must not go on in another precision.
+    """
     able = torch.cpu.get_capabilities()
     return torch.bfloat16 if device != "cpu" or able.get("avx512_bf16") or able.get("amx_bf16") else torch.float32
 

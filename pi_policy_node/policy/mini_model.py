@@ -141,16 +141,6 @@ class Mini(nn.Module):
         return {"front": self.front.see(pictures["front"]), "left_wrist": left, "right_wrist": right,
                 "rear": self.rear.see(pictures["rear"]), "wide": self.wide.see(pictures["wide"])}
 
-    def seeing(self) -> list[nn.Parameter]:
-        """The convolutions of the eyes that point: most of the work."""
-        return [p for eye in (self.front, self.wrist) for part in (eye.pixels, eye.patches, eye.mix)
-                for p in part.parameters()]
-
-    def hold_eyes(self, hold: bool) -> None:
-        """Those do not learn any more, or do again."""
-        for p in self.seeing():
-            p.requires_grad_(not hold)
-
     def _eye(self, name: str) -> Eye:
         return self.wrist if "wrist" in name else getattr(self, name)
 

@@ -69,27 +69,18 @@ class Kinematics:
         q = np.asarray(q, dtype=float)
         result = {}
         for name, chain in self._tools.items():
-            slopes = self._slopes(chain, q, chain.end[:, 3:])
-            jacobian = np.zeros((slopes.shape[1], 3, self._size))
-            for column, slope in zip(chain.columns, slopes):
-                jacobian[:, :, column] += slope[:, :3, 0]
+            positions = chain.positions(q)
+            steps, slopes = chain.transforms(positions), chain.derivatives(positions)
+            after = [np.broadcast_to(chain.end[:, 3:], (positions.shape[1], 4, 1))]  # the tool, seen from each joint
+            for step in steps[:0:-1]:
+                after.append(step @ after[-1])
+            jacobian = np.zeros((positions.shape[1], 3, self._size))
+            before = np.broadcast_to(np.eye(4), (positions.shape[1], 4, 4))
+            for column, step, slope, point in zip(chain.columns, steps, slopes, after[::-1]):
+                jacobian[:, :, column] += (before @ (slope @ point))[:, :3, 0]
+                before = before @ step
             result[name] = jacobian.reshape(*q.shape[:-1], 3, self._size)
         return result
-
-    def tool_motion(self, arm: str, q: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """[N, A] -> an arm's tool poses [N, 4, 4] in base_frame and how they move with the action [N, 6, A]: m, and
-        rad about base_frame's axes, per unit of it."""
-        chain = self._tools[arm]
-        poses = np.broadcast_to(np.eye(4), (len(q), 4, 4))
-        for step in chain.transforms(chain.positions(q)):
-            poses = poses @ step
-        poses = poses @ chain.end
-        motion = np.zeros((len(q), 6, self._size))
-        for column, slope in zip(chain.columns, self._slopes(chain, q, chain.end)):
-            turn = slope[:, :3, :3] @ poses[:, :3, :3].transpose(0, 2, 1)
-            motion[:, :3, column] += slope[:, :3, 3]
-            motion[:, 3:, column] += np.stack((turn[:, 2, 1], turn[:, 0, 2], turn[:, 1, 0]), -1)
-        return poses, motion
 
     def link_pose(self, q: np.ndarray, link: str) -> np.ndarray:
         """[..., A] -> the pose of any link [..., 4, 4] in base_frame."""
@@ -99,20 +90,6 @@ class Kinematics:
         for step in chain.transforms(chain.positions(q)):
             pose = pose @ step
         return (pose @ chain.end).reshape(*q.shape[:-1], 4, 4)
-
-    @staticmethod
-    def _slopes(chain: _Chain, q: np.ndarray, end: np.ndarray) -> np.ndarray:
-        """[n, N, 4, k] d(transform of the chain, then `end` [4, k])/d(action), by moving joint."""
-        positions = chain.positions(q)
-        steps, slopes = chain.transforms(positions), chain.derivatives(positions)
-        after = [np.broadcast_to(end, (positions.shape[1], *end.shape))]  # the end, seen from each joint
-        for step in steps[:0:-1]:
-            after.append(step @ after[-1])
-        result, before = [], np.broadcast_to(np.eye(4), (positions.shape[1], 4, 4))
-        for step, slope, point in zip(steps, slopes, after[::-1]):
-            result.append(before @ (slope @ point))
-            before = before @ step
-        return np.reshape(result, (len(steps), positions.shape[1], *end.shape))
 
     @staticmethod
     def _point(chain: _Chain, q: np.ndarray) -> np.ndarray:

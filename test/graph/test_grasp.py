@@ -13,7 +13,7 @@ from pi_msgs.msg import BridgeStatus
 from pi_msgs.srv import GetScene, ResetScene
 from pi_policy_node.nodes.common import RELIABLE10, SENSOR, to_seconds
 from pi_policy_node.robot import Kinematics
-from pi_policy_node.robot.reach import reach, top_down
+from pi_policy_node.sim.reach import reach, top_down
 
 THING = "red_block"
 CLOSED = 0.0  # the command that squeezes; the block stops the fingers far before

@@ -106,20 +106,20 @@ def test_things_are_looked_for_first_and_beside(files, recipe, tmp_path):
     assert set(heard[0].parts) == {"glances", "things", "said"} and {"glances", "actions"} < set(heard[1].parts)
 
 
-def test_eyes_that_are_held_stay_as_they_are_and_learn_slowly_where_they_may(files, recipe, tmp_path):
-    def moved(part):
-        worker = training.Worker(Run(replace(recipe, eyes=part, decay=0.1), files, tmp_path / str(part)),
-                                 Demonstrations(ROBOT, SHAPE, files), SHAPE, 0)
-        before = {name: value.detach().clone() for name, value in worker.model.named_parameters()}
+@pytest.mark.parametrize("device, able, wanted", [
+    ("cpu", {}, torch.float32), ("cpu", {"avx512_f": True, "avx512_bf16": False}, torch.float32),
+    ("cpu", {"amx_bf16": True}, torch.bfloat16), ("cuda", {}, torch.bfloat16),
+])
+def test_bfloat16_is_for_devices_with_instructions_for_it(monkeypatch, files, recipe, tmp_path, device, able, wanted):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able)
+    assert training.precision(device) == wanted
+    if device == "cpu":
+        worker = training.Worker(Run(recipe, files, tmp_path), Demonstrations(ROBOT, SHAPE, files), SHAPE, 0)
+        met = []
+        worker._do = lambda rng: met.append(torch.is_autocast_enabled("cpu")) or {
+            "actions": sum(p.square().sum() for p in worker.model.parameters())}
         worker._learn()
-        return {name: float((value.detach() - before[name]).abs().max()) for name, value in
-                worker.model.named_parameters()}
-
-    held, slow, full = moved(0.0), moved(0.1), moved(1.0)
-    assert held["front.mix.0.weight"] == held["wrist.pixels.weight"] == 0 < held["front.query.weight"]
-    assert 0 < slow["front.mix.0.weight"] < 0.2 * full["front.mix.0.weight"]
-    with pytest.raises(TrainError, match="eyes 0 needs looking 0"):
-        train(Run(replace(recipe, eyes=0.0, looking=2), files, tmp_path / "none"), lambda p: None)
+        assert met == [wanted == torch.bfloat16]
 
 
 def test_two_workers_train_one_model(files, recipe, tmp_path):

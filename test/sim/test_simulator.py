@@ -11,7 +11,7 @@ from pi_policy_node.robot import Kinematics, load_robot
 from pi_policy_node.sim import Item, Scene, SceneError, Simulator
 from pi_policy_node.sim.meshes import coarsen
 from pi_policy_node.sim.physics import PhysicsError
-from pi_policy_node.robot.reach import ReachError, reach, top_down
+from pi_policy_node.sim.reach import ReachError, reach, top_down
 from pi_policy_node.sim.world import COLOURS, DRAWER, DRAWER_TRAVEL, HANDLE, KINDS, PLACES, TABLE, slots
 
 TOP = float(TABLE[1, 2])
