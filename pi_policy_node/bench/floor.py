@@ -29,7 +29,7 @@ def measure(device: torch.device, dtype: torch.dtype, threads: int | None) -> De
         size = 8192 if device.type == "cuda" else 1024
         a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
         products = [lambda: a @ b]
-        if device.type == "cpu" and packed.available():
+        if device.type == "cpu" and packed.available(dtype):
             products.append(partial(packed.Packed(b, None, size), a))
         flops = 2 * size**3 / min(_best(product, device) for product in products)
         long = torch.zeros((1 << 31 if device.type == "cuda" else 1 << 28) // 4, device=device)

@@ -17,10 +17,11 @@ from pi_policy_node.policy.model import Pi
 from pi_policy_node.policy.siglip import GeluLinear, VisionBlock
 
 
-
-def available() -> bool:
-    """Whether this torch can: an x86 build with oneDNN."""
-    return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+def available(dtype: torch.dtype = torch.float32) -> bool:
+    """Whether this torch (an x86 build with oneDNN) and this CPU can: bfloat16 needs instructions that many lack."""
+    if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        return False
+    return dtype != torch.bfloat16 or torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 class Packed(nn.Module):
@@ -90,6 +91,9 @@ class PackedGelu(Packed):
 @torch.no_grad()
 def pack(model: Pi, prefix: int) -> None:
     """Pack all layers in place, one at a time, so that hardly more memory is needed on the way."""
+    if not available(model.dtype):
+        raise ValueError(f"weights cannot be packed here in {str(model.dtype).removeprefix('torch.')}: "
+                         "that takes torch with oneDNN, and for bfloat16 a CPU with instructions for it")
     for stack, rows in ((model.vision, prefix), (model.vlm, prefix), (model.expert, model.shape.horizon)):
         for block in stack.blocks:
             pack_block(block, rows)

@@ -47,7 +47,7 @@ def best_dtype(shape: Shape, prefix: int) -> torch.dtype:
 
 def packing_wins(model: Pi, prefix: int) -> bool:
     """Whether packed weights make the layers at least 3 % faster."""
-    if not packed.available() or packed.is_packed(model.vlm.blocks[0]):
+    if not packed.available(model.dtype) or packed.is_packed(model.vlm.blocks[0]):
         return False
     plain = [model.vlm.blocks[0], model.expert.blocks[0]]
     rows = (prefix, model.shape.horizon)

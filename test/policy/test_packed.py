@@ -42,6 +42,7 @@ def test_guidance_has_the_true_jacobian(case):
     assert not torch.allclose(engine.sample(given, noise=noise), plain, atol=1e-2)
 
 
+@pytest.mark.skipif(not packed.available(torch.bfloat16), reason="this CPU has no instructions for bfloat16")
 def test_bf16_points_where_float32_points(case):
     shape, pi, _ = case
     given, noise = inputs("a", shape)
