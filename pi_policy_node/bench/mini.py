@@ -42,29 +42,35 @@ def report(*, threads: int | None, repeat: int | None) -> dict:
     return {"preset": "mini", "weights": policy.name, "device": "cpu", "dtype": "float32", "threads": threads,
             "views": len(policy.cameras), "steps": policy._steps, "horizon": policy.horizon,
             "parameters": sum(p.numel() for p in policy.model.parameters()), "ms": ms, "floor": floors,
-            "ratio_to_floor": (ms["say"] + ms["act"]) / floors["total_ms"], "peak_memory_gb": peak_gb()}
+            "ratio_to_floor": (ms["look"] + ms["say"] + ms["act"]) / floors["total_ms"], "peak_memory_gb": peak_gb()}
 
 
 def floor(policy: MiniPolicy, obs: Observation, threads: int) -> dict[str, float]:
     """ms: the larger of bytes and FLOPs."""
     here, model = measure(torch.device("cpu"), torch.float32, threads), policy.model
     with torch.inference_mode():
-        pictures, seen = policy._pictures(obs)
-        look = policy._look([obs.prompt], [""], pictures, seen, np.asarray(obs.state)[None])
-        scene = model.see(look, drop=True)
-        said, shape = sum(map(len, model.speak(scene))) + 1, model.shape
+        pictures, there = policy._pictures(obs)
+        seen, shape = model.look(pictures), model.shape
+        look = policy._look([obs.prompt], [""], there, np.asarray(obs.state)[None])
+        found = model.find(look, seen)[0]
+        scene = model.see(look, found, drop=True)
+        said = model.speak(scene)
+        aimed = policy._look([obs.prompt], [policy.words.decode(said[0]) or WORDS], there, np.asarray(obs.state)[None])
         noise = torch.zeros(1, shape.knots, shape.action_dim)
         flops = {
-            "see": _flops(lambda: model.see(look, drop=True)),
+            "look": _flops(lambda: model.look(pictures)),
+            "see": _flops(lambda: model.see(look, model.find(look, seen)[0], drop=True)),
             "speak": _flops(lambda: model.speak(scene)),
+            "aim": _flops(lambda: model.aim(aimed, model.find(aimed, seen)[0], drop=True)),
             "act": _flops(lambda: model.act(scene, noise, steps=policy._steps)),
         }
     count = {name: sum(p.numel() for p in part.parameters()) for name, part in model.named_children()}
-    weights = {"see": sum(count.values()) - count["expert"], "speak": said * count["vlm"],
+    eyes = sum(count[name] for name in ("front", "wrist", "rear", "wide", "reader"))
+    weights = {"look": eyes, "see": count["vlm"], "speak": (len(said[0]) + 1) * count["vlm"], "aim": count["vlm"],
                "act": policy._steps * count["expert"]}
     passes = {name: 1e3 * max(4 * weights[name] / here.bytes, flops[name] / here.flops) for name in flops}
-    return {"say_ms": passes["see"] + passes["speak"], "act_ms": passes["see"] + passes["act"],
-            "total_ms": 2 * passes["see"] + passes["speak"] + passes["act"],
+    return {"look_ms": passes["look"], "say_ms": passes["see"] + passes["speak"],
+            "act_ms": passes["aim"] + passes["act"], "total_ms": sum(passes.values()),
             "gflops": here.flops / 1e9, "gbytes": here.bytes / 1e9}
 
 
@@ -80,8 +86,9 @@ def text(r: dict) -> str:
         f"{r['weights']}, {r['parameters'] / 1e6:.1f} M parameters, {r['views']} views, {r['steps']} steps, "
         f"{r['horizon']} rows; cpu, float32, {r['threads']} threads",
         f"  prepare  {ms['prepare']:10.2f} ms",
-        f"  say      {ms['say']:10.2f} ms    floor {f['say_ms']:10.2f}    (look, and choose the subtask's words)",
-        f"  act      {ms['act']:10.2f} ms    floor {f['act_ms']:10.2f}    (look with them, and denoise)",
+        f"  look     {ms['look']:10.2f} ms    floor {f['look_ms']:10.2f}",
+        f"  say      {ms['say']:10.2f} ms    floor {f['say_ms']:10.2f}    (choose the subtask's words)",
+        f"  act      {ms['act']:10.2f} ms    floor {f['act_ms']:10.2f}    (find its thing, and denoise)",
         f"  total    {ms['total']:10.2f} ms    {r['ratio_to_floor']:.2f} x the floor of {f['total_ms']:.2f}",
         f"  peak memory {r['peak_memory_gb']:.2f} GB; this device: {f['gflops']:.0f} GFLOP/s, {f['gbytes']:.1f} GB/s "
         "(measured)",

@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
     except (EpisodesError, RecipeError, TrainError, CheckpointError, RobotError) as error:
         raise CommandError(str(error)) from None
     except OSError as error:
-        raise CommandError(f"{error.filename or args.out}: {error.strerror}") from None
+        raise CommandError(f"{error.filename or args.out}: {error.strerror or error}") from None
     print(f"step {done} of {recipe.steps}; weights in {args.out / 'mini.safetensors'}, curves in "
           f"{args.out / 'curves.png'}" + ("" if done >= recipe.steps else "; the same command goes on from here"))
     return 0

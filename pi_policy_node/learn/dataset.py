@@ -14,10 +14,10 @@ from torch import Tensor
 from pi_policy_node.learn import episodes, glances
 from pi_policy_node.learn.episodes import Episode, EpisodesError
 from pi_policy_node.learn.labels import Labeller, project, segments
-from pi_policy_node.learn.pictures import Pictures, cells, to_float
+from pi_policy_node.learn.pictures import Pictures, cells
 from pi_policy_node.policy.mini_eyes import EYES, POINTING, eye_shape
 from pi_policy_node.policy.mini_model import BEGIN, END, PAD, REACH, UNKNOWN, Look
-from pi_policy_node.policy.mini_rows import Scales, origin
+from pi_policy_node.policy.mini_rows import Scales, origin, perceived
 from pi_policy_node.policy.mini_words import Words, split
 from pi_policy_node.policy.shapes import MiniShape
 from pi_policy_node.robot import Kinematics, Robot
@@ -47,8 +47,9 @@ class Glance:
     questions: Tensor  # int64 [B, K, N] words, as a subtask has them
     cells: dict[str, Tensor]  # eye -> int64 [B, K] of its map, one behind the last: not in the picture; -1: unknown
     spots: Tensor  # float [B, K, 3, 3] m: the places in the pointing eyes' frames, NaN: unknown
+    turns: Tensor  # float [B, K, 6] directions in which fingers would close, in the base's frame; NaN: any will do
     things: Tensor  # bool [B, the front eye's cells]: there is a thing
-    said: Tensor  # int64 [B, S] BEGIN, the subtask's words, END, PAD; these two are empty in a demonstration's
+    said: Tensor  # int64 [B, S] BEGIN, the subtask's words, END, PAD; these three are empty in a demonstration's
 
     def to(self, device: str) -> Glance:
         return self if device == "cpu" else moved(self, device)
@@ -60,13 +61,14 @@ class Glance:
 
 @dataclass
 class Batch:
-    """Rows of a batch. The first `asked` of them are asked for the subtask, the others have it and are to act."""
+    """Some frames in which the subtask is asked for, and B others that have it and are to act."""
 
-    look: Look
-    asked: int
+    ask: Look
     said: Tensor  # int64 [asked, S] BEGIN, words, END, PAD
-    knots: Tensor  # float [B - asked, knots, A] normalised
-    learn: Tensor  # bool [B - asked, knots]: demonstrated on purpose
+    look: Look  # the B
+    knots: Tensor  # float [B, knots, A] normalised
+    learn: Tensor  # bool [B, knots]: demonstrated on purpose
+    told: Tensor  # bool [A]: columns of committed knots that the network is told
     progress: Tensor  # float [B], NaN: unknown
     arm: Tensor  # int64 [B], -1: none
     reach: Tensor  # float [B, 3] in REACH, NaN: unknown
@@ -130,6 +132,7 @@ class Demonstrations:
     reach: np.ndarray
     base: np.ndarray
     cameras: np.ndarray  # [F, 3, 3, 4] of the pointing eyes
+    held = None  # what held eyes see (learn/held.py), in place of pictures
 
     def __len__(self) -> int:
         return len(self.step)
@@ -196,7 +199,7 @@ class Demonstrations:
 
     def seen_state(self, steps: np.ndarray) -> np.ndarray:
         """[N, S] the robot's numbers and where its tools are."""
-        return np.concatenate((self.state[steps], self.tools[steps]), 1).astype(np.float64)
+        return np.concatenate((perceived(self.robot, self.state[steps]), self.tools[steps]), 1).astype(np.float64)
 
     def chunk(self, frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Knots [N, K, A] from each frame on, and which of them were demonstrated on purpose [N, K]."""
@@ -211,32 +214,40 @@ class Demonstrations:
 
     def batch(self, frames: np.ndarray, asked: int, words: Words, scales: Scales, *,
               rng: np.random.Generator | None = None) -> Batch:
-        """rng: also vary what is seen and read, for training."""
-        raw, seen = self._pictures.decode(frames)
-        if rng is not None:
-            seen &= rng.random(seen.shape) > 0.02
-        pictures = {eye: to_float(images, rng) for eye, images in raw.items()}
-        steps = self.step[frames]
-        knots, learn = self.chunk(frames[asked:])
-        at = origin(self.robot, self.state[steps[asked:]].astype(np.float64))
-        tasks = [words.encode(self.instructions[k]) for k in self.episode[frames]]
-        orders = [words.encode(self.subtasks[k]) for k in self.said[frames]]
-        if rng is not None:
-            matter = _matter(words)
-            tasks = [_forget(tokens, matter, rng, keep=row < asked) for row, tokens in enumerate(tasks)]
-        tools, poses = self.tools[steps].reshape(-1, 2, 3), self.cameras[frames]
-        place = self.reach[frames] + tools[np.arange(len(frames)), np.maximum(self.arm[frames], 0)]
-        look = Look(pictures, torch.from_numpy(seen), torch.from_numpy(scales.state_in(self.seen_state(steps))),
-                    torch.from_numpy(poses), torch.from_numpy(tools), pad(tasks, WORDS),
-                    pad([[]] * asked + orders[asked:], ORDER))
+        """The first `asked` frames are asked for the subtask. rng: also vary what is seen and read, for training."""
+        ask, said = self.look(frames[:asked], words, scales, rng, acting=False), self._orders(frames[:asked], words)
+        frames = frames[asked:]
+        look, knots, learn = self.look(frames, words, scales, rng, acting=True), *self.chunk(frames)
+        at = origin(self.robot, self.state[self.step[frames]].astype(np.float64))
+        place = self.reach[frames] + look.tools.numpy()[np.arange(len(frames)), np.maximum(self.arm[frames], 0)]
         return Batch(
-            look, asked, answer(orders[:asked]),
-            torch.from_numpy(scales.knots_in(knots, at)), torch.from_numpy(learn),
+            ask, answer(said), look,
+            *(torch.from_numpy(part) for part in (scales.knots_in(knots, at), learn, ~self.robot.is_base)),
             torch.from_numpy(self.progress[frames]), torch.from_numpy(self.arm[frames].astype(np.int64)),
             torch.from_numpy(self.reach[frames] / REACH), torch.from_numpy(self.base[frames] / REACH),
             Glance(look, look.subtask[:, None],
                    {eye: torch.from_numpy(getattr(self, f"{eye}_cell")[frames])[:, None] for eye in POINTING},
-                   torch.from_numpy(_seen_from(poses, place[:, None])), torch.zeros(0), torch.zeros(0)))
+                   torch.from_numpy(_seen_from(self.cameras[frames], place[:, None])), *3 * (torch.zeros(0),)))
+
+    def look(self, frames: np.ndarray, words: Words, scales: Scales, rng: np.random.Generator | None = None, *,
+             acting: bool) -> Look:
+        """What is seen in some frames; the subtask is told to act, and asked for otherwise."""
+        pictures, seen = self._pictures.floats(frames, rng) if self.held is None else ({}, self._pictures.there(frames))
+        found = None if self.held is None else self.held.found("act" if acting else "ask", frames)
+        if rng is not None:
+            seen &= rng.random(seen.shape) > 0.02
+        steps = self.step[frames]
+        tasks = [words.encode(self.instructions[k]) for k in self.episode[frames]]
+        if rng is not None:
+            matter = _matter(words)
+            tasks = [_forget(tokens, matter, rng) for tokens in tasks]
+        orders = self._orders(frames, words) if acting else [[]] * len(frames)
+        return Look(pictures, torch.from_numpy(seen),
+                    torch.from_numpy(scales.state_in(self.seen_state(steps))), torch.from_numpy(self.cameras[frames]),
+                    torch.from_numpy(self.tools[steps].reshape(-1, 2, 3)), pad(tasks, WORDS), pad(orders, ORDER), found)
+
+    def _orders(self, frames: np.ndarray, words: Words) -> list[list[int]]:
+        return [words.encode(self.subtasks[k]) for k in self.said[frames]]
 
 
 KINDS_ASKED = {"pick": 4.0, "into": 2.0, "beside": 1.0, "onto": 1.0, "drawer": 0.3}  # in these parts
@@ -244,6 +255,8 @@ KINDS_ASKED = {"pick": 4.0, "into": 2.0, "beside": 1.0, "onto": 1.0, "drawer": 0
 
 class Asked:
     """Pictures with answers (learn/glances.py), in memory. M answers."""
+
+    held = None  # what held eyes see (learn/held.py), in place of pictures
 
     def __init__(self, robot: Robot, shape: MiniShape, files: Sequence[Path]) -> None:
         self.robot, self.shape = robot, shape
@@ -254,10 +267,10 @@ class Asked:
         self.frame = np.concatenate([one.frame + k for one, k in zip(made, before)])
         self.words = [text for one in made for text in one.words]
         self.task, self.step = ([text for one in made for text in getattr(one, name)] for name in ("task", "step"))
-        self.place = np.concatenate([one.place for one in made])
+        self.place, self.turn = (np.concatenate([getattr(one, name) for one in made]) for name in ("place", "turn"))
         tools = kinematics.tools(self.state)
         self.tools = np.stack([tools[g.name] for g in robot.groups if g.kind == "arm"], 1).astype(np.float32)
-        self._seen = np.concatenate((self.state, self.tools.reshape(len(self.state), -1)), 1)
+        self._seen = np.concatenate((perceived(robot, self.state), self.tools.reshape(len(self.state), -1)), 1)
         names = {camera.name: camera for camera in robot.cameras}
         poses = {eye: kinematics.link_pose(self.state, names[CAMERAS[eye]].frame) for eye in POINTING}
         self.cameras = np.stack([poses[eye][:, :3] for eye in POINTING], 1).astype(np.float32)
@@ -280,17 +293,25 @@ class Asked:
 
     def batch(self, frames: np.ndarray, questions: int, words: Words, scales: Scales, *,
               rng: np.random.Generator) -> Glance:
-        raw, seen = self._pictures.decode(frames)
         which = np.array([self._choose(frame, questions, rng) for frame in frames])  # [B, K]
-        poses, matter = self.cameras[frames], _matter(words)
-        tasks = [_forget(words.encode(self.task[k]), matter, rng, keep=True) for k in frames]
-        look = Look({eye: to_float(images, rng) for eye, images in raw.items()}, torch.from_numpy(seen),
-                    torch.from_numpy(scales.state_in(self._seen[frames])), torch.from_numpy(poses),
-                    torch.from_numpy(self.tools[frames]), pad(tasks, WORDS), torch.zeros(len(frames), 0, dtype=torch.int64))
+        poses, look = self.cameras[frames], self.look(frames, words, scales, rng)
         asked = pad([words.encode(self.words[k]) for k in which.flat], ORDER).unflatten(0, which.shape)
         return Glance(look, asked, {eye: torch.from_numpy(self.cell[eye][which]) for eye in POINTING},
-                      torch.from_numpy(_seen_from(poses, self.place[which])),
+                      torch.from_numpy(_seen_from(poses, self.place[which])), torch.from_numpy(self.turn[which]),
                       torch.from_numpy(self._things[frames, :-1]), answer([words.encode(self.step[k]) for k in frames]))
+
+    def look(self, frames: np.ndarray, words: Words, scales: Scales, rng: np.random.Generator | None = None, *,
+             acting: bool = False) -> Look:
+        """What is seen in some pictures; the subtask is asked for."""
+        pictures, seen = self._pictures.floats(frames, rng) if self.held is None else ({}, self._pictures.there(frames))
+        found = None if self.held is None else self.held.found("ask", frames)
+        tasks = [words.encode(self.task[k]) for k in frames]
+        if rng is not None:
+            matter = _matter(words)
+            tasks = [_forget(tokens, matter, rng) for tokens in tasks]
+        return Look(pictures, torch.from_numpy(seen), torch.from_numpy(scales.state_in(self._seen[frames])),
+                    torch.from_numpy(self.cameras[frames]), torch.from_numpy(self.tools[frames]), pad(tasks, WORDS),
+                    torch.zeros(len(frames), 0, dtype=torch.int64), found)
 
     def _choose(self, frame: int, count: int, rng: np.random.Generator) -> np.ndarray:
         """The numbers of some of a picture's answers."""
@@ -321,10 +342,8 @@ def vocabulary() -> list[str]:
     return sorted({*known, *COLOURS, *THINGS, *PLACES, *split(subtasks)})
 
 
-def _forget(tokens: list[int], matter: set[int], rng: np.random.Generator, *, keep: bool) -> list[int]:
-    """A sentence as it may also come: with other words around those that matter, or (with a subtask) not at all."""
-    if not keep and rng.random() < 0.15:
-        return []
+def _forget(tokens: list[int], matter: set[int], rng: np.random.Generator) -> list[int]:
+    """A sentence as it may also come: with other words around those that matter."""
     return [UNKNOWN if token not in matter and rng.random() < 0.1 else token for token in tokens]
 
 

@@ -20,6 +20,7 @@ import numpy as np
 from pi_policy_node.learn.episodes import RECIPE, EpisodesError, encode, put
 from pi_policy_node.learn.pool import spread
 from pi_policy_node.learn.record import shapes, simulator, smaller
+from pi_policy_node.policy.mini_eyes import harmonics
 from pi_policy_node.robot import load_robot
 from pi_policy_node.sim.expert import Expert
 from pi_policy_node.sim.expert.arms import Arm, ReachError
@@ -31,7 +32,7 @@ from pi_policy_node.sim.tasks.goals import IN, Inside, name_words
 from pi_policy_node.sim.tasks.view import HALF_WIDTH, STROKE, TOP, half_height
 from pi_policy_node.sim.world import DRAWER, DRAWER_TRAVEL, HANDLE, KINDS
 
-VERSION = 2
+VERSION = 3
 SHARD = 100  # scenes in a file
 # in these parts
 FAMILIES = {"put": 5, "stack": 2, "move": 2, "drawer": 1, "bring": 1, "clear": 3, "gather": 2, "sort": 2}
@@ -61,6 +62,7 @@ class Glances:
     frame: np.ndarray  # int32 [M] which picture
     words: tuple[str, ...]  # M: what is asked for, as a subtask would
     place: np.ndarray  # float32 [M, 3] m, in the base's frame
+    turn: np.ndarray  # float32 [M, 6] harmonics of the directions in which fingers would close there; NaN: any will do
     seed: np.ndarray  # int64 [N] of the scene
     task: tuple[str, ...]  # N: an instruction for this scene
     step: tuple[str, ...]  # N: the subtask that is next for it
@@ -76,7 +78,7 @@ class Gazer:
         self.sim = simulator(self.robot, self.shapes)
 
     def shard(self, first: int, count: int) -> Glances:
-        states, frame, words, places, tasks, steps = [], [], [], [], [], []
+        states, frame, words, places, turns, tasks, steps = [], [], [], [], [], [], []
         images: dict[str, list[bytes]] = {name: [] for name in self.shapes}
         for k, seed in enumerate(range(first, first + count)):
             task, view = self._scene(np.random.default_rng([seed, 31]), seed)
@@ -85,12 +87,14 @@ class Gazer:
             states.append(view.state)
             tasks.append(task.instruction)
             steps.append(task.next(view).words)
-            for text, place in answers(view):
+            for text, place, yaws in answers(view):
                 frame.append(k)
                 words.append(text)
                 places.append(view.to_base(place))
+                turns.append(harmonics(np.array(yaws) - view.base[2]) if yaws else [np.nan] * 6)
         return Glances(np.array(states, np.float32), images, np.array(frame, np.int32), tuple(words),
-                       np.array(places, np.float32), np.arange(first, first + count), tuple(tasks), tuple(steps))
+                       np.array(places, np.float32), np.array(turns, np.float32), np.arange(first, first + count),
+                       tuple(tasks), tuple(steps))
 
     def _scene(self, rng: np.random.Generator, seed: int) -> tuple[Task, View]:
         """Sets one up, with the robot somewhere in it."""
@@ -157,23 +161,23 @@ class Gazer:
                 self.sim.physics.pose(held[arm], tool, (math.cos(pose / 2), 0.0, 0.0, math.sin(pose / 2)))
 
 
-def answers(view: View) -> Iterator[tuple[str, np.ndarray]]:
-    """(words, place [3] in the world) of all that could be asked for."""
+def answers(view: View) -> Iterator[tuple[str, np.ndarray, list[float]]]:
+    """(words, place [3] in the world, directions in which fingers would close there) of all that could be asked for."""
     for name, thing in view.things.items():
         words = name_words(name)
         if thing.kind in HALF_WIDTH:
-            yield f"pick up the {words}", thing.position
+            yield f"pick up the {words}", thing.position, grip_yaws(thing)
             apart = KINDS["block"].radius + KINDS[thing.kind].radius + BESIDE
             for side, sign in (("left", 1), ("right", -1)):
                 at = np.array([thing.position[0], thing.position[1] + sign * apart, TOP + TOUCH + HELD])
-                yield f"place it to the {side} of the {words}", at
+                yield f"place it to the {side} of the {words}", at, []
         if thing.kind in UNDER:
-            yield f"place it on the {words}", thing.position + [0, 0, half_height(thing) + TOUCH + HELD]
+            yield f"place it on the {words}", thing.position + [0, 0, half_height(thing) + TOUCH + HELD], []
         if thing.kind in IN:
-            yield f"place it {IN[thing.kind]} the {words}", thing.position + [0, 0, DROP[thing.kind] + HELD]
+            yield f"place it {IN[thing.kind]} the {words}", thing.position + [0, 0, DROP[thing.kind] + HELD], []
     out = HANDLE[0] - view.drawer * DRAWER_TRAVEL
     yield ("close the drawer" if view.drawer > 0.5 else "open the drawer"), np.array(
-        [DRAWER[0] + out, DRAWER[1] + HANDLE[1], TOP + HANDLE[2]])
+        [DRAWER[0] + out, DRAWER[1] + HANDLE[1], TOP + HANDLE[2]]), [0.0]
 
 
 # ------------------------------------------------------------------------------------------------------------ on disk
@@ -211,8 +215,8 @@ def _path(folder: Path, first: int) -> Path:
 def write(path: Path, glances: Glances) -> None:
     """A file, all or nothing."""
     arrays = {"version": np.array(VERSION), "state": glances.state, "frame": glances.frame, "place": glances.place,
-              "words": np.array(glances.words), "seed": glances.seed, "task": np.array(glances.task),
-              "step": np.array(glances.step)}
+              "turn": glances.turn, "words": np.array(glances.words), "seed": glances.seed,
+              "task": np.array(glances.task), "step": np.array(glances.step)}
     for camera, images in glances.images.items():
         arrays[f"images.{camera}"] = np.frombuffer(b"".join(images), np.uint8)
         arrays[f"ends.{camera}"] = np.cumsum([len(i) for i in images], dtype=np.int64)
@@ -234,7 +238,8 @@ def read(path: Path) -> Glances:
                 ends = arrays[f"ends.{camera}"]
                 images[camera] = [arrays[name][a:b].tobytes() for a, b in zip([0, *ends[:-1]], ends)]
         words, task, step = (tuple(arrays[name].tolist()) for name in ("words", "task", "step"))
-        return Glances(arrays["state"], images, arrays["frame"], words, arrays["place"], arrays["seed"], task, step)
+        return Glances(arrays["state"], images, arrays["frame"], words, arrays["place"], arrays["turn"], arrays["seed"],
+                       task, step)
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise EpisodesError(f"{path} holds no pictures with answers: {error}") from None
 

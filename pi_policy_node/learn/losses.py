@@ -10,13 +10,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pi_policy_node.learn.dataset import Batch, Demonstrations, Glance
-from pi_policy_node.policy.mini_model import PAD, REACH, Mini, Pointing, Scene
+from pi_policy_node.policy.mini_eyes import heading, turned
+from pi_policy_node.policy.mini_model import PAD, REACH, Found, Look, Mini, Pointing, Scene
 from pi_policy_node.policy.mini_rows import Scales, origin
 from pi_policy_node.policy.mini_words import Words
 from pi_policy_node.policy.model import draw_times
 from pi_policy_node.robot import Kinematics
 
 
+FINE = 0.02  # m: the unit in which places of things are judged
 THING_CELLS = 100.0  # one cell in so many has a thing
 
 
@@ -33,6 +35,7 @@ class Weights:
     cells: float = 0.5
     spots: float = 1.0
     glances: float = 0.5
+    turns: float = 1.0
     things: float = 0.3
     said: float = 0.5
 
@@ -62,36 +65,51 @@ def draw(batch: Batch, *, every: int, repeats: int, latest: int, generator: torc
 
 def losses(model: Mini, batch: Batch, noise: Noise) -> dict[str, Tensor]:
     """Each part of the loss."""
-    scene = model.see(batch.look)
+    result = {}
+    found, pointing = _find(model, batch.look)
+    if pointing:
+        every = torch.ones_like(batch.arm[:, None]) > 0
+        result |= {"cells": cells(pointing, batch.glance, every), "spots": spots(pointing, batch.glance, every)}
+    scene = model.aim(batch.look, found)
     told = model.tell(scene)
-    known = torch.isfinite(batch.reach[:, 0])
-    act = torch.arange(len(known), device=known.device) >= batch.asked  # progress means something with a subtask
-    result = {
+    result |= {
         "actions": _actions(model, scene, batch, noise),
-        "progress": _mean((told["progress"] - batch.progress.nan_to_num()) ** 2, act & batch.progress.isfinite()),
-        "arm": _mean(F.cross_entropy(told["arm"], batch.arm.clamp(min=0), reduction="none"), act & (batch.arm >= 0)),
+        "progress": _mean((told["progress"] - batch.progress.nan_to_num()) ** 2, batch.progress.isfinite()),
+        "arm": _mean(F.cross_entropy(told["arm"], batch.arm.clamp(min=0), reduction="none"), batch.arm >= 0),
         "reach": _mean(F.smooth_l1_loss(told["reach"], batch.reach.nan_to_num(), reduction="none", beta=0.1).mean(1),
-                       act & known),
-        "base": _mean(F.smooth_l1_loss(told["base"], batch.base, reduction="none", beta=0.1).mean(1), act),
-        "cells": cells(scene.pointing, batch.glance, act[:, None]),
-        "spots": spots(scene.pointing, batch.glance, act[:, None]),
+                       torch.isfinite(batch.reach[:, 0])),
+        "base": F.smooth_l1_loss(told["base"], batch.base, beta=0.1),
     }
-    if batch.asked:
-        logits, _ = model.say(_rows(scene, slice(0, batch.asked)), batch.said[:, :-1])
-        result["words"] = _spelled(logits, batch.said)
+    if len(batch.said):
+        result["words"] = _words(model, batch.ask, batch.said)
     return result
 
 
 def glances(model: Mini, batch: Glance) -> dict[str, Tensor]:
     """What is learnt from pictures that are only looked at: where things are, and what is to be done next."""
+    if batch.look.found is not None:
+        return {"said": _words(model, batch.look, batch.said)}
     seen = model.look(batch.look.pictures)
-    pointing, everything = model.point(seen, batch.questions), torch.ones_like(batch.questions[..., 0]) > 0
-    logits, _ = model.say(model.see(batch.look, seen=seen), batch.said[:, :-1])
+    pointing = model.point(seen, batch.questions, batch.look.cameras)
+    everything = torch.ones_like(batch.questions[..., 0]) > 0
     return {
         "glances": cells(pointing, batch, everything) + spots(pointing, batch, everything),
-        "things": THING_CELLS * F.binary_cross_entropy_with_logits(model.front.things(seen["front"]), batch.things.float()),
-        "said": _spelled(logits, batch.said),
+        "turns": turns(pointing, batch),
+        "things": THING_CELLS * F.binary_cross_entropy_with_logits(model.front.things(seen["front"]),
+                                                                   batch.things.float()),
+        "said": _words(model, batch.look, batch.said, seen),
     }
+
+
+def _words(model: Mini, look: Look, said: Tensor, seen: dict[str, Tensor] | None = None) -> Tensor:
+    """How far what is said is from the words that should be."""
+    logits, _ = model.say(model.see(look, _find(model, look, seen)[0]), said[:, :-1])
+    return _spelled(logits, said)
+
+
+def _find(model: Mini, look: Look, seen: dict[str, Tensor] | None = None) -> tuple[Found, dict[str, Pointing]]:
+    """What the eyes see; where they are held nothing is pointed at, for nothing is to be learnt from it."""
+    return model.find(look, seen) if look.found is None else (look.found, {})
 
 
 def _spelled(logits: Tensor, said: Tensor) -> Tensor:
@@ -117,9 +135,21 @@ def spots(pointing: dict[str, Pointing], batch: Glance, which: Tensor) -> Tensor
         there = which & (cell >= 0) & (cell < count)
         own = F.one_hot(cell.clamp(0, count - 1), count)
         shares = (own + seen.logits[..., :-1].detach().float().softmax(-1)) / 2
-        apart = (seen.votes - batch.spots[:, :, i, None].nan_to_num()) / REACH
+        apart = (seen.votes - batch.spots[:, :, i, None].nan_to_num()) / FINE
         apart = F.smooth_l1_loss(apart, torch.zeros_like(apart), reduction="none", beta=0.1).mean(-1)
         total = total + _mean((apart * shares).sum(-1), there)
+    return total
+
+
+def turns(pointing: dict[str, Pointing], batch: Glance) -> Tensor:
+    """How far the directions in which fingers would close are from what its own cell says of them."""
+    wanted = turned(batch.turns[:, :, None], -heading(batch.look.cameras)[:, None])  # [B, K, eyes, 6]
+    total = 0.0
+    for i, (eye, seen) in enumerate(pointing.items()):
+        there = torch.isfinite(wanted[:, :, i, 0]) & (batch.cells[eye] >= 0) & (batch.cells[eye] < seen.votes.shape[2])
+        cell = batch.cells[eye].clamp(0, seen.votes.shape[2] - 1)[..., None]
+        said = seen.turns[:, 0].gather(1, cell.expand(-1, -1, seen.turns.shape[-1]))
+        total = total + _mean((said - wanted[:, :, i].nan_to_num()).square().mean(-1), there)
     return total
 
 
@@ -128,12 +158,9 @@ def _actions(model: Mini, scene: Scene, batch: Batch, noise: Noise) -> Tensor:
     knots, learn = batch.knots.repeat_interleave(repeats, 0), batch.learn.repeat_interleave(repeats, 0)
     late = torch.where(noise.given, 0.0, noise.times[:, None])[..., None]
     x = late * noise.start + (1 - late) * knots
-    velocity = model.velocity(_rows(scene, slice(batch.asked, None)), x, noise.times, noise.given)
+    x = x * (batch.told | ~noise.given[..., None])
+    velocity = model.velocity(scene, x, noise.times, noise.given)
     return _mean(((noise.start - knots - velocity) ** 2).mean(-1), learn & ~noise.given)
-
-
-def _rows(scene: Scene, rows: slice) -> Scene:
-    return Scene([(k[rows], v[rows]) for k, v in scene.kv], scene.valid[rows], scene.hidden[rows], {}, scene.full)
 
 
 def _mean(values: Tensor, which: Tensor) -> Tensor:
@@ -146,10 +173,12 @@ def evaluate(model: Mini, data: Demonstrations, frames: np.ndarray, words: Words
     """On frames of unseen episodes: tool error in mm and what else a person can judge. By the model's own device."""
     kinematics, device = Kinematics(data.robot), next(model.parameters()).device
     generator = torch.Generator().manual_seed(0)
-    found: dict[str, list[np.ndarray]] = {}
+    told_of: dict[str, list[np.ndarray]] = {}
     for part in np.array_split(frames, max(1, len(frames) // 64)):
         batch = data.batch(part, 0, words, scales).to(str(device))
-        scene, told = (lambda s: (s, model.tell(s)))(model.see(batch.look))
+        found, pointing = _find(model, batch.look)
+        scene = model.aim(batch.look, found)
+        told = model.tell(scene)
         noise = torch.randn(batch.knots.shape, generator=generator).to(device)
         knots = model.act(scene, noise, steps=steps).cpu().numpy()
         at = origin(data.robot, data.state[data.step[part]].astype(float))
@@ -158,18 +187,17 @@ def evaluate(model: Mini, data: Demonstrations, frames: np.ndarray, words: Words
             kinematics.tools(rows).values(), kinematics.tools(wanted).values())]  # [N, K] each
         base = data.robot.is_base
         asked = data.batch(part, len(part), words, scales).to(str(device))
-        said = model.speak(model.see(asked.look))
+        said = model.speak(model.see(asked.ask, _find(model, asked.ask)[0]))
         right = [words.decode(s) == data.subtasks[k] for s, k in zip(said, data.said[part])]
         reach = ((told["reach"] - batch.reach) * REACH * 1000).norm(dim=1).cpu().numpy()
-        seen = {eye: 1000 * (p.spot - batch.glance.spots[:, :, i]).norm(dim=2)[batch.glance.there(eye)].cpu().numpy()
-                for i, (eye, p) in enumerate(scene.pointing.items())}
+        off = {f"{eye} spot, mm": 1000 * (p.spot - batch.glance.spots[:, :, i]).norm(dim=2)[batch.glance.there(eye)].cpu()
+               for i, (eye, p) in enumerate(pointing.items())}
         for name, values in {
             "tool 0.3 s, mm": 1000 * np.maximum(*apart)[:, 3], "tool 1 s, mm": 1000 * np.maximum(*apart)[:, -1],
             "hand": np.abs(rows - wanted)[..., data.robot.is_gripper].max(-1)[:, 3],
             "base, mm/s": 1000 * np.abs(rows - wanted)[..., base].max(-1)[:, 3],
             "words": np.array(right, float), "reach, mm": reach[np.isfinite(reach)],
-            "progress": np.abs(told["progress"].cpu().numpy() - data.progress[part]),
-            "front spot, mm": seen["front"], "wrist spot, mm": np.r_[seen["left_wrist"], seen["right_wrist"]],
+            "progress": np.abs(told["progress"].cpu().numpy() - data.progress[part]), **off,
         }.items():
-            found.setdefault(name, []).append(values)
-    return {name: float(np.nanmean(np.concatenate(values))) for name, values in found.items()}
+            told_of.setdefault(name, []).append(values)
+    return {name: float(np.nanmean(np.concatenate(values))) for name, values in told_of.items()}

@@ -38,11 +38,19 @@ class Pictures:
         self._end = {camera: np.cumsum(sizes) for camera, sizes in self._size.items()}
         del self._parts, self._sizes
 
+    def there(self, frames: np.ndarray) -> np.ndarray:
+        """bool [N, eyes]: which there are."""
+        return np.stack([self._size[self._cameras[eye]][frames] > 0 for eye in EYES], 1)
+
+    def floats(self, frames: np.ndarray, rng: np.random.Generator | None) -> tuple[dict[str, Tensor], np.ndarray]:
+        """As the network takes them, by eye; and which there are."""
+        raw, seen = self.decode(frames)
+        return {eye: to_float(images, rng) for eye, images in raw.items()}, seen
+
     def decode(self, frames: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """uint8 [N, h, w, 3] by eye, as it takes them, and which there are [N, eyes]."""
         shapes = {eye: eye_shape(self.shape, eye) for eye in EYES}
         result = {eye: np.zeros((len(frames), s.rows[1] - s.rows[0], s.width, 3), np.uint8) for eye, s in shapes.items()}
-        seen = np.stack([self._size[self._cameras[eye]][frames] > 0 for eye in EYES], 1)
         for camera, blob in self._blob.items():
             eyes = [eye for eye in EYES if self._cameras[eye] == camera]
             for row, (size, end) in enumerate(zip(self._size[camera][frames], self._end[camera][frames])):
@@ -50,7 +58,7 @@ class Pictures:
                     image = cv2.imdecode(blob[end - size : end], cv2.IMREAD_COLOR)
                     for eye in eyes:
                         result[eye][row] = fit(image, shapes[eye])[..., ::-1]
-        return result, seen
+        return result, self.there(frames)
 
 
 def to_float(images: np.ndarray, rng: np.random.Generator | None) -> Tensor:

@@ -28,6 +28,7 @@ class TrainingRecipe:
     looking: int
     looked: int
     questions: int
+    held: bool
     latest: int
     rate: float
     warmup: int
@@ -74,6 +75,8 @@ def load_recipe(file: Path, **changes) -> TrainingRecipe:
     for key, (low, high) in _RANGES.items():
         if isinstance(stored[key], bool) or not isinstance(stored[key], (int, float)) or not low <= stored[key] <= high:
             raise RecipeError(f"{file}: {key} must be between {low} and {high}, not {stored[key]!r}")
+    if not isinstance(stored["held"], bool):
+        raise RecipeError(f"{file}: held must be true or false, not {stored['held']!r}")
     for key in ("families", "kinds"):
         parts = stored[key]
         if not isinstance(parts, dict) or not parts or any(not v >= 0 for v in parts.values()):

@@ -24,10 +24,11 @@ import torch.distributed as dist
 
 from pi_policy_node.learn import curves
 from pi_policy_node.learn.dataset import CAMERAS, Asked, Demonstrations, moved, vocabulary
+from pi_policy_node.learn.held import hold
 from pi_policy_node.learn.losses import draw, evaluate, glances, losses
 from pi_policy_node.learn.recipe import TrainingRecipe
 from pi_policy_node.policy import mini_weights
-from pi_policy_node.policy.mini_model import Mini
+from pi_policy_node.policy.mini_model import HELD, Mini
 from pi_policy_node.policy.mini_words import Words
 from pi_policy_node.policy.shapes import MiniShape
 from pi_policy_node.policy.tensorfile import replace_file
@@ -76,6 +77,8 @@ def train(run: Run, report: Callable[[Progress], None]) -> int:
     shape = MiniShape()
     robot = load_robot(run.recipe.robot)
     data, asked = Demonstrations(robot, shape, run.files), Asked(robot, shape, run.glances) if run.glances else None
+    if run.recipe.held:
+        _hold(run, data, asked)
     if run.workers == 1:
         return Worker(run, data, shape, 0, asked).go(report)
     with tempfile.TemporaryDirectory() as folder:
@@ -92,6 +95,19 @@ def train(run: Run, report: Callable[[Progress], None]) -> int:
             for process in others:
                 process.join(5.0)
                 process.kill()
+
+
+def _hold(run: Run, data: Demonstrations, asked: Asked | None) -> None:
+    if run.init is None or run.recipe.looking:
+        raise TrainError("eyes that are held must come from weights, and have looked enough: give --init FILE, and in "
+                         "the recipe looking 0")
+    data.held, of_glances = hold(run.init, run.recipe.robot, run.files, run.glances, run.out, run.workers, _looked)
+    if asked is not None:
+        asked.held = of_glances
+
+
+def _looked(done: int, of: int) -> None:
+    print(f"what the eyes see: {done} of {of} files", end="\n" if done == of else "\r", flush=True)
 
 
 def _other(run: Run, data: Demonstrations, shape: MiniShape, rank: int, asked: Asked | None, meeting: str) -> None:
@@ -141,9 +157,12 @@ class Worker:
         if run.init is not None and not (run.out / CHECKPOINT).exists():
             self._warm_start(run.init)
         self.model.to(run.device, memory_format=torch.channels_last)
-        self.average = {name: value.detach().clone() for name, value in self.model.named_parameters()}
-        decayed = [p for p in self.model.parameters() if p.ndim > 1]
-        others = [p for p in self.model.parameters() if p.ndim <= 1]
+        for name, value in self.model.named_parameters():
+            value.requires_grad_(not (self.recipe.held and name.split(".")[0] in HELD))
+        self._learnt = {name: value for name, value in self.model.named_parameters() if value.requires_grad}
+        self.average = {name: value.detach().clone() for name, value in self._learnt.items()}
+        decayed = [p for p in self._learnt.values() if p.ndim > 1]
+        others = [p for p in self._learnt.values() if p.ndim <= 1]
         self.optimizer = torch.optim.AdamW(
             [{"params": decayed, "weight_decay": self.recipe.decay}, {"params": others, "weight_decay": 0.0}],
             lr=self.recipe.rate, betas=(0.9, 0.95), fused=True)
@@ -204,14 +223,14 @@ class Worker:
         self.optimizer.zero_grad()
         total.backward()
         self._share_gradients()
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clip)
+        torch.nn.utils.clip_grad_norm_(self._learnt.values(), recipe.clip)
         for group in self.optimizer.param_groups:
             group["lr"] = recipe.learning_rate(self.step)
         self.optimizer.step()
         self.step += 1
         keep = min(recipe.average, self.step / (self.step + 10))
         with torch.no_grad():
-            torch._foreach_lerp_(list(self.average.values()), list(self.model.parameters()), 1 - keep)
+            torch._foreach_lerp_(list(self.average.values()), list(self._learnt.values()), 1 - keep)
         return {name: float(value.detach()) for name, value in parts.items()}
 
     def _do(self, rng: np.random.Generator) -> dict[str, torch.Tensor]:
@@ -234,10 +253,10 @@ class Worker:
     def _share_gradients(self) -> None:
         if self.run.workers == 1:
             return
-        gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in self.model.parameters()]
+        gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in self._learnt.values()]
         flat = torch.cat([g.flatten() for g in gradients])
         dist.all_reduce(flat)
-        put_gradients(self.model.parameters(), flat / self.run.workers)
+        put_gradients(self._learnt.values(), flat / self.run.workers)
 
     def _agreed_to_stop(self) -> bool:
         """All stop at the same step, when the first one says so."""

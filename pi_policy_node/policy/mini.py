@@ -16,13 +16,14 @@ from pi_policy_node.policy import mini_weights
 from pi_policy_node.policy.base import InputError, Observation, PolicyError, Prefix, Result, check_alive
 from pi_policy_node.policy.mini_eyes import EYES, POINTING, eye_shape, fit
 from pi_policy_node.policy.mini_model import PAD, Look
-from pi_policy_node.policy.mini_rows import given_knots, origin, splice, still, to_rows
+from pi_policy_node.policy.mini_rows import given_knots, origin, perceived, splice, to_rows
 from pi_policy_node.policy.mini_words import split
 from pi_policy_node.policy.shapes import MiniShape
 from pi_policy_node.robot import Kinematics, Robot
 
 FARTHEST = 1000.0  # rad, m or m/s: anything beyond it is a broken message, not a robot
 DONE = "done"  # the subtask's words when nothing is left to do
+DRIVE = "drive"  # the first word of those in which the base moves: in all demonstrations it stands in the others
 
 
 @dataclass
@@ -49,21 +50,24 @@ class MiniPolicy:
         steps: int = 5,
         subtask_every: float = 0.3,
         spread: float = 0.0,
+        doubt: float = 1.0,
         threads: int = 1,
         seed: int | None = None,
     ) -> None:
         """weights: a file of them; None = those that are shipped. steps: of Euler. subtask_every: s between two looks
         at what is to be done next; a new instruction is looked at at once. spread: of the noise that chunks are made of:
-        1 as in training; 0, the middle of what could be done, so that one thought is like the next.
-        threads: torch's in this process, from
-        `warm_up` on, 0 = as they are; with more than one, each product waits for the slowest on a busy machine. seed:
-        the noise's, for repeatable answers.
+        1 as in training; 0, the middle of what could be done, so that one thought is like the next. doubt: nats that
+        "done" must be likelier than anything else: said too soon it ends the task, said later it is asked for again.
+        threads: torch's in this process, from `warm_up` on, 0 = as they are; with more than one, each product waits for
+        the slowest on a busy machine. seed: the noise's, for repeatable answers.
         """
         file = mini_weights.SHIPPED if weights is None else Path(weights)
         if not file.is_file():
             raise PolicyError(f"mini has no weights in {file}: make them with ./pi train mini, or give weights:=FILE")
         if steps < 1:
             raise PolicyError(f"steps must be 1 or more, not {steps}")
+        if not 0 <= doubt < np.inf:
+            raise PolicyError(f"doubt must be 0 or more, not {doubt}")
         if not 0 <= spread <= 1:
             raise PolicyError(f"spread must be between 0 and 1, not {spread}")
         loaded = mini_weights.load(file)
@@ -85,6 +89,8 @@ class MiniPolicy:
         self._kinematics = Kinematics(robot)
         self._tools = [group.name for group in robot.groups if group.kind == "arm"]
         self._steps, self._subtask_every, self._spread, self._threads = steps, subtask_every, spread, threads
+        self._doubt = torch.zeros(len(self.words))
+        self._doubt[self.words.encode(DONE)] = doubt
         self._generator = torch.Generator()
         self._generator.seed() if seed is None else self._generator.manual_seed(seed)
         self._asked = _Asked()
@@ -122,16 +128,18 @@ class MiniPolicy:
         started = time.monotonic()
         state = self._checked(obs)
         with self._lock, torch.inference_mode():
-            pictures, seen = self._pictures(obs)
+            pictures, there = self._pictures(obs)
             prepared = time.monotonic()
-            subtask = self._choose(obs, pictures, seen, state)
+            seen = self.model.look(pictures)
+            looked = time.monotonic()
+            subtask = self._choose(obs, seen, there, state)
             chosen = time.monotonic()
             check_alive(deadline, cancel)
-            look = self._look([obs.prompt], [subtask], pictures, seen, state[None])
-            knots, progress = self._act(look, [prefix], state[None])
-            rows = self._rows(knots[0], prefix)
+            knots, progress = self._act([obs.prompt], [subtask], [prefix], seen, there, state[None])
+            rows = self._rows(knots[0], prefix, subtask)
         now = time.monotonic()
-        timing = {"prepare": prepared - started, "say": chosen - prepared, "act": now - chosen, "total": now - started}
+        timing = {"prepare": prepared - started, "look": looked - prepared, "say": chosen - looked,
+                  "act": now - chosen, "total": now - started}
         return Result(actions=rows, subtask=subtask, progress=float(progress[0]), timing=timing)
 
     def infer_batch(self, requests: Sequence) -> list[Result]:
@@ -141,17 +149,16 @@ class MiniPolicy:
         states = np.stack([self._checked(obs) for obs in observations])
         with self._lock, torch.inference_mode():
             made = [self._pictures(obs) for obs in observations]
-            pictures = {eye: torch.cat([one[0][eye] for one in made]) for eye in EYES}
-            seen = torch.cat([one[1] for one in made])
+            seen = self.model.look({eye: torch.cat([one[0][eye] for one in made]) for eye in EYES})
+            there = torch.cat([one[1] for one in made])
             subtasks = [obs.subtask for obs in observations]
             if not all(subtasks):
-                said = self._say([obs.prompt for obs in observations], pictures, seen, states)
+                said = self._say([obs.prompt for obs in observations], seen, there, states)
                 subtasks = [told or own for told, own in zip(subtasks, said)]
-            look = self._look([obs.prompt for obs in observations], subtasks, pictures, seen, states)
             prefixes = [request.prefix for request in requests]
-            knots, progress = self._act(look, prefixes, states)
+            knots, progress = self._act([obs.prompt for obs in observations], subtasks, prefixes, seen, there, states)
         timing = {"total": time.monotonic() - started}
-        return [Result(self._rows(k, p), subtask, float(far), dict(timing))
+        return [Result(self._rows(k, p, subtask), subtask, float(far), dict(timing))
                 for k, p, subtask, far in zip(knots, prefixes, subtasks, progress)]
 
     # ---- what goes in
@@ -184,13 +191,13 @@ class MiniPolicy:
             made[eye] = torch.from_numpy(image).permute(2, 0, 1)[None].float() / 127.5 - 1
         return made, torch.tensor([seen])
 
-    def _look(self, prompts: list[str], subtasks: list[str], pictures: dict[str, Tensor], seen: Tensor,
-              states: np.ndarray) -> Look:
+    def _look(self, prompts: list[str], subtasks: list[str], there: Tensor, states: np.ndarray) -> Look:
+        """All but the pictures."""
         found = self._kinematics.tools(states)
         tools = np.stack([found[arm] for arm in self._tools], 1)  # [B, 2, 3]
-        full = np.concatenate((states, tools.reshape(len(states), -1)), 1)
+        full = np.concatenate((perceived(self.robot, states), tools.reshape(len(states), -1)), 1)
         poses = np.stack([self._kinematics.link_pose(states, self._eyes[eye].frame)[:, :3] for eye in POINTING], 1)
-        return Look(pictures, seen, torch.from_numpy(self.scales.state_in(full)), torch.from_numpy(poses).float(),
+        return Look({}, there, torch.from_numpy(self.scales.state_in(full)), torch.from_numpy(poses).float(),
                     torch.from_numpy(tools).float(), self._tokens(prompts), self._tokens(subtasks))
 
     def _tokens(self, texts: list[str]) -> Tensor:
@@ -201,7 +208,7 @@ class MiniPolicy:
 
     # ---- what comes out
 
-    def _choose(self, obs: Observation, pictures: dict[str, Tensor], seen: Tensor, state: np.ndarray) -> str:
+    def _choose(self, obs: Observation, seen: dict[str, Tensor], there: Tensor, state: np.ndarray) -> str:
         """The subtask in words: what somebody said, else what the network says, asked now and then."""
         if obs.subtask:
             self._asked = _Asked()  # once nobody says it any more, it is chosen afresh
@@ -209,14 +216,16 @@ class MiniPolicy:
         asked = self._asked
         due = not 0 <= obs.stamp - asked.at < self._subtask_every - 1e-6
         if asked.prompt != obs.prompt or due:
-            self._asked = _Asked(obs.prompt, self._say([obs.prompt], pictures, seen, state[None])[0], obs.stamp)
+            self._asked = _Asked(obs.prompt, self._say([obs.prompt], seen, there, state[None])[0], obs.stamp)
         return self._asked.subtask
 
-    def _say(self, prompts: list[str], pictures: dict[str, Tensor], seen: Tensor, states: np.ndarray) -> list[str]:
-        said = self.model.speak(self.model.see(self._look(prompts, [""] * len(prompts), pictures, seen, states)))
-        return [self.words.decode(tokens) for tokens in said]
+    def _say(self, prompts: list[str], seen: dict[str, Tensor], there: Tensor, states: np.ndarray) -> list[str]:
+        look = self._look(prompts, [""] * len(prompts), there, states)
+        scene = self.model.see(look, self.model.find(look, seen)[0], drop=bool((look.instruction != PAD).all()))
+        return [self.words.decode(tokens) for tokens in self.model.speak(scene, doubt=self._doubt)]
 
-    def _act(self, look: Look, prefixes: list[Prefix | None], states: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _act(self, prompts: list[str], subtasks: list[str], prefixes: list[Prefix | None], seen: dict[str, Tensor],
+             there: Tensor, states: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Knots [B, K, A] in the robot's units and progress [B] in 0..1."""
         shape = self.model.shape
         at = origin(self.robot, states)
@@ -226,16 +235,20 @@ class MiniPolicy:
             if prefix is not None and len(prefix.rows):
                 fixed = given_knots(prefix.rows, self._every, shape.knots)
                 known[row, : len(fixed)], given[row, : len(fixed)] = fixed, True
-        scene = self.model.see(look, drop=bool((look.instruction != PAD).all() and (look.subtask != PAD).all()))
+        look = self._look(prompts, subtasks, there, states)
+        scene = self.model.aim(look, self.model.find(look, seen)[0], drop=bool((look.subtask != PAD).all()))
         noise = self._spread * torch.randn(known.shape, generator=self._generator)
-        knots = self.model.act(scene, noise, steps=self._steps, known=torch.from_numpy(self.scales.knots_in(known, at)),
-                               given=torch.from_numpy(given))
-        progress = self.model.tell(scene)["progress"].clamp(0, 1).numpy()
-        return self.scales.knots_out(knots.numpy().astype(np.float64), at), progress
+        told = self.scales.knots_in(known, at) * ~self.robot.is_base  # see `perceived`
+        chunk = self.model.act(scene, noise, steps=self._steps, known=torch.from_numpy(told),
+                               given=torch.from_numpy(given)).numpy().astype(np.float64)
+        knots = np.where(given[..., None], known, self.scales.knots_out(chunk, at))
+        return knots, self.model.tell(scene)["progress"].clamp(0, 1).numpy()
 
-    def _rows(self, knots: np.ndarray, prefix: Prefix | None) -> np.ndarray:
+    def _rows(self, knots: np.ndarray, prefix: Prefix | None, subtask: str) -> np.ndarray:
         """[H, A]; committed rows come back as they were."""
-        rows = still(to_rows(knots, self._every, self.horizon), self.robot)
+        rows = to_rows(knots, self._every, self.horizon)
+        if not subtask.startswith(DRIVE):
+            rows[:, self.robot.is_base] = 0.0
         rows[:, self.robot.is_gripper] = rows[:, self.robot.is_gripper].clip(0.0, 1.0)
         return rows if prefix is None else splice(rows, prefix.rows, self.dt)
 

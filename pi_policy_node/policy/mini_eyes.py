@@ -7,6 +7,7 @@ be looked for in one look. Places are told in metres, in the camera's own frame.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import cv2
@@ -39,6 +40,8 @@ class Pointing(NamedTuple):
     votes: Tensor  # [N, K, cells, 3] m: its place in the camera's frame, were it in that cell
     spot: Tensor  # [N, K, 3] m: what the cells say together
     looks: Tensor  # [N, K, C + 1] what is seen there, and how surely there is anything
+    turns: Tensor  # [N, K, cells, 6] how fingers would have to be turned, were it in that cell (`harmonics`)
+    turn: Tensor  # [N, K, 6] what the cells say together
 
 
 class Eye(nn.Module):
@@ -59,8 +62,9 @@ class Eye(nn.Module):
             self.query = nn.Linear(width, shape.points * channels)
             self.places = nn.Linear(3 * shape.points, width)
             self.nowhere = nn.Linear(width, 1)
-            self.vote = nn.Linear(channels, 3)  # log depth, and where in the cell
+            self.vote = nn.Linear(channels, 3)  # how much deeper than the table there, log, and where in the cell
             self.offset = nn.Linear(width, 3)  # and by how much that differs for what is asked for
+            self.turn = nn.Linear(channels, 6)
             nn.init.normal_(self.query.weight, std=(width * channels) ** -0.5)
         if shape.things:
             self.thing = nn.Linear(channels, 1)  # whether there is anything that has a name
@@ -91,27 +95,28 @@ class Eye(nn.Module):
         """[N, T, W]"""
         return self.reduce(seen).flatten(2).transpose(1, 2) + self.position
 
-    def point(self, seen: Tensor, wanted: Tensor) -> Pointing:
-        """Where each of wanted [N, K, W] is."""
+    def point(self, seen: Tensor, wanted: Tensor, cameras: Tensor) -> Pointing:
+        """Where each of wanted [N, K, W] is; cameras [N, 3, 4]: poses in the base's frame."""
         with torch.autocast(seen.device.type, enabled=False):  # bfloat16 would round places to half a pixel
             cells, wanted = _rows_of(seen), wanted.float()  # [N, cells, C]
             channels = cells.shape[-1]
             chart = F.linear(wanted, self.query.weight[:channels], self.query.bias[:channels]) @ cells.transpose(1, 2)
             deep, beside = (self.vote(cells)[:, None] + self.offset(wanted)[:, :, None]).split((1, 2), -1)
-            votes = self._places(self.rays, deep, beside)
+            votes = self._places(cameras, self.rays, deep, beside)
             logits = torch.cat((chart, self.nowhere(wanted)), -1)
             there = 1 - logits.softmax(-1)[..., -1:]
             close = self.near[chart.detach().argmax(-1)]  # [N, K, cells]: what is elsewhere is something else
             shares = chart.masked_fill(~close, -math.inf).softmax(-1)
             spot = (shares[..., None] * votes).sum(2)
-            return Pointing(logits, votes, spot, torch.cat((shares @ cells, there), -1))
+            turns = self.turn(cells)[:, None]
+            return Pointing(logits, votes, spot, torch.cat((shares @ cells, there), -1), turns, shares @ turns[:, 0])
 
     def things(self, seen: Tensor) -> Tensor:
         """[N, cells] logits: whether there is a thing in a cell."""
         with torch.autocast(seen.device.type, enabled=False):
             return self.thing(_rows_of(seen))[..., 0]
 
-    def notice(self, seen: Tensor) -> tuple[Tensor, Tensor]:
+    def notice(self, seen: Tensor, cameras: Tensor) -> tuple[Tensor, Tensor]:
         """What stands out, whatever is asked for, from left to right: how it looks and how surely it is a thing
         [N, things, C + 1], and where it is in the camera's frame [N, things, 3] m."""
         with torch.autocast(seen.device.type, enabled=False):
@@ -121,13 +126,27 @@ class Eye(nn.Module):
             best = torch.where(around > logits.detach(), -math.inf, logits.detach()).topk(self.shape.things, 1).indices
             best = best.gather(1, (best % columns).argsort(1))[..., None]
             looks, sure = cells.gather(1, best.expand(-1, -1, cells.shape[-1])), logits.gather(1, best[..., 0])
-            places = self._places(self.rays[best[..., 0]], *self.vote(looks).split((1, 2), -1))
+            places = self._places(cameras, self.rays[best], *self.vote(looks)[:, :, None].split((1, 2), -1))[:, :, 0]
             return torch.cat((looks, sure.sigmoid()[..., None]), -1), places
 
-    def _places(self, rays: Tensor, deep: Tensor, beside: Tensor) -> Tensor:
-        """[..., 3] m: where votes put a thing, log depth and place in the cell, on the rays of their cells."""
-        depth = self.shape.depth * deep.clamp(-2, 2).exp()
-        return torch.cat(((rays + beside * self.cell) * depth, depth), -1)
+    def _places(self, cameras: Tensor, rays: Tensor, deep: Tensor, beside: Tensor) -> Tensor:
+        """[N, K, cells, 3] m: where votes put things: beside the rays of their cells, and how much deeper than the table.
+
+        What a cell holds does not say where in the picture it is, and so how far away; but nearly everything stands on
+        the table, and where that is follows from the camera's pose.
+        """
+        rays = rays + beside * self.cell
+        depth = self.deep(cameras, rays)[..., None] * deep.clamp(-2, 2).exp()
+        return torch.cat((rays * depth, depth), -1)
+
+    def deep(self, cameras: Tensor, rays: Tensor) -> Tensor:
+        """[N, K, cells] m: how deep the table is on rays [N, K, cells, 2], or would be were it larger, from poses
+        [N, 3, 4]; the usual depth where a ray does not go down."""
+        across, down, ahead, height = cameras[:, 2, :, None, None].unbind(1)
+        slope = across * rays[..., 0] + down * rays[..., 1] + ahead  # m up, per m of depth
+        falls, above = slope < -0.05, height - self.shape.table
+        deep = torch.where(falls & (above > 0), -above / slope.clamp(max=-0.05), self.shape.depth)
+        return deep.clamp(0.03, 4 * self.shape.depth)
 
     def gaze(self, seen: Tensor, wanted: Tensor) -> Tensor:
         """[N, 1, W]: centres of mass of all its maps, for wanted [N, W]."""
@@ -137,6 +156,28 @@ class Eye(nn.Module):
             shares = (query @ cells.transpose(1, 2)).softmax(-1)
             sure = (shares * shares).sum(-1, keepdim=True)
             return self.places(torch.cat((shares @ self.grid, sure), -1).flatten(1))[:, None]
+
+
+ORDERS = (2, 4, 6)  # of the symmetries that fingers meet: a brick's, a block's, a prism's
+
+
+def harmonics(yaws: Sequence[float]) -> list[float]:
+    """Directions along which fingers may close on a thing, as one smooth thing to learn: cosine and sine of so many
+    times each, the mean over all of them. What is round in every way is 0."""
+    return [float(np.mean(part(k * np.asarray(yaws)))) for k in ORDERS for part in (np.cos, np.sin)]
+
+
+def turned(turns: Tensor, by: Tensor) -> Tensor:
+    """Harmonics [..., 6] of directions that are all turned by an angle [...]."""
+    pairs = turns.unflatten(-1, (len(ORDERS), 2))
+    angle = by[..., None] * torch.tensor(ORDERS, dtype=by.dtype, device=by.device)
+    c, s, (x, y) = angle.cos(), angle.sin(), pairs.unbind(-1)
+    return torch.stack((c * x - s * y, s * x + c * y), -1).flatten(-2)
+
+
+def heading(cameras: Tensor) -> Tensor:
+    """[...] which way the right of pictures points, seen from above; cameras [..., 3, 4]."""
+    return torch.atan2(cameras[..., 1, 0], cameras[..., 0, 0])
 
 
 def chroma(pictures: Tensor) -> Tensor:

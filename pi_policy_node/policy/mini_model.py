@@ -1,8 +1,9 @@
-"""The network of `mini`: pi0.5's three outputs from one prefix, small enough to be trained on a laptop.
+"""The network of `mini`: pi0.5's three outputs, small enough to be trained on a laptop.
 
-The prefix is what the eyes see (convolutional, told what to look for by the words), the state, and the words. After
-it, the language model says the next subtask word by word; or, with the subtask among the words, the expert turns
-noise into actions, and the state's own token tells how far the subtask is. Time runs as in model.py: 1 is noise.
+The eyes (convolutional, told by words what to look for) see each set of pictures once. After everything that they see,
+the state and the instruction, the language model says the next subtask word by word. After the state, where that
+subtask's thing is, what is around and the subtask's words, the expert turns noise into actions, and the state's own
+token tells how far the subtask is. Time runs as in model.py: 1 is noise.
 """
 
 from __future__ import annotations
@@ -16,19 +17,33 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pi_policy_node.policy.gemma import KV, Gemma
-from pi_policy_node.policy.mini_eyes import EYES, POINTING, Eye, Pointing, even
+from pi_policy_node.policy.mini_eyes import EYES, POINTING, Eye, Pointing, even, eye_shape, heading, turned
 from pi_policy_node.policy.model import embed_time, times
 from pi_policy_node.policy.shapes import EyeShape, GemmaShape, MiniShape
 
 REACH = 0.1  # m (and rad): the unit in which the network speaks of places
 PAD, UNKNOWN, BEGIN, END = range(4)  # tokens that are no words
+HELD = ("front", "wrist", "rear", "wide", "reader", "embed", "roles")  # all that what the eyes find depends on
 _TEXT = 512  # position of the first word of the instruction; the state's token and the eyes' come before
 _SUBTASK, _SAID, _ACTION = _TEXT + 32, _TEXT + 64, _TEXT + 96
 
 
 @dataclass
+class Found:
+    """What the eyes see in a batch of pictures, for the words in question."""
+
+    maps: Tensor  # [B, T, W] the eyes' tokens, one eye's behind the other's; to act, those of what is around suffice
+    looks: Tensor  # [B, 3, C + 1] how the thing in question looks to each pointing eye, and how surely it is there
+    spots: Tensor  # [B, 3, 3] m where it is in that eye's frame
+    turns: Tensor  # [B, 3, 6] and how fingers would have to be turned, from that eye's right
+    gaze: Tensor  # [B, 3, W] centres of mass
+    noticed: Tensor  # [B, things, C + 1] how what stands out looks
+    places: Tensor  # [B, things, 3] m where that is in the front eye's frame
+
+
+@dataclass
 class Look:
-    """A batch as the network takes it. Pictures float [B, 3, H, W] in -1..1, by eye."""
+    """A batch as the network takes it. Pictures float [B, 3, H, W] in -1..1, by eye; none where `found` is there."""
 
     pictures: dict[str, Tensor]
     seen: Tensor  # bool [B, eyes]: there is a picture
@@ -37,6 +52,7 @@ class Look:
     tools: Tensor  # float [B, 2, 3] m, in the base's frame
     instruction: Tensor  # int64 [B, N], padded with PAD
     subtask: Tensor  # int64 [B, M], padded; empty where it is to be said
+    found: Found | None = None  # by eyes that are held
 
 
 @dataclass
@@ -46,7 +62,6 @@ class Scene:
     kv: KV
     valid: Tensor  # bool [B, P]
     hidden: Tensor  # [B, W] of the state's token
-    pointing: dict[str, Pointing]  # eye -> where the thing in question is
     full: bool = False  # nothing is padded
 
 
@@ -92,7 +107,7 @@ class Mini(nn.Module):
         self.front = Eye(shape.front, shape.channels, width)
         self.wrist = Eye(shape.wrist, shape.channels, width)
         self.rear, self.wide = (Eye(shape.around, shape.channels, width) for _ in range(2))
-        self.spot = nn.Sequential(nn.Linear(shape.channels + 1 + 9, width), nn.ReLU(), nn.Linear(width, width))
+        self.spot = nn.Sequential(nn.Linear(shape.channels + 1 + 12 + 9, width), nn.ReLU(), nn.Linear(width, width))
         self.noticed = nn.Sequential(nn.Linear(shape.channels + 1 + 9, width), nn.ReLU(), nn.Linear(width, width))
         self.camera = nn.Parameter(0.02 * torch.randn(len(EYES), width))
         self.absent = nn.Parameter(torch.zeros(len(EYES), width))
@@ -108,32 +123,72 @@ class Mini(nn.Module):
         self.time_in = nn.Linear(shape.expert.width, shape.expert.width)
         self.time_out = nn.Linear(shape.expert.width, shape.expert.width)
 
-    # ---- the prefix
+    # ---- what comes before the answer
 
-    def see(self, look: Look, *, drop: bool = False, seen: dict[str, Tensor] | None = None) -> Scene:
-        """Everything but the actions. drop: leave out the padding, where all rows have as many words. seen: by `look`."""
-        instruction, subtask = look.instruction, look.subtask
-        words = self.embed(torch.cat((instruction, subtask), 1))
-        there = torch.cat((instruction, subtask), 1) != PAD
-        asked = self._asked(words, there, instruction.shape[1])
-        tokens, pointing = self._eyes(look, self.look(look.pictures) if seen is None else seen, asked)
-        n, m = instruction.shape[1], subtask.shape[1]
-        roles = torch.cat((self.roles[0].expand(n, -1), self.roles[1].expand(m, -1)))
-        with torch.autocast(words.device.type, enabled=False):
+    def see(self, look: Look, found: Found, *, drop: bool = False) -> Scene:
+        """Everything that is seen, and the instruction. drop: leave out the padding, where no row has any."""
+        tokens, first = [], 0
+        spots = self._spots(look, found)
+        for i, eye in enumerate(EYES):
+            shape = eye_shape(self.shape, eye)
+            part = found.maps[:, first : first + shape.tokens]
+            first += shape.tokens
+            if eye in POINTING:
+                part = torch.cat((found.gaze[:, i, None], spots[:, i, None], part), 1)
+            if shape.things:
+                there = self._place(self.noticed, found.noticed, found.places, look.cameras[:, i], look.tools)
+                part = torch.cat((there, part), 1)
+            tokens.append(self._there(look, part, i))
+        return self._prefix(look, tokens, look.instruction, _TEXT, 0, drop)
+
+    def aim(self, look: Look, found: Found, *, drop: bool = False) -> Scene:
+        """Where the subtask's thing is, what is around, and the subtask's words: all that acting needs."""
+        spots = self._spots(look, found)
+        tokens = [self._there(look, spots[:, i, None], i) for i in range(len(POINTING))]
+        around = [eye_shape(self.shape, eye).tokens for eye in EYES[len(POINTING):]]
+        for i, part in enumerate(found.maps[:, -sum(around):].split(around, 1), len(POINTING)):
+            tokens.append(self._there(look, part, i))
+        return self._prefix(look, tokens, look.subtask, _SUBTASK, 1, drop)
+
+    def _prefix(self, look: Look, seen: list[Tensor], text: Tensor, first: int, role: int, drop: bool) -> Scene:
+        with torch.autocast(text.device.type, enabled=False):
             state = self.state_in(look.state)[:, None]
-        x = torch.cat((state, tokens, words + roles), 1)
-        valid = torch.cat((torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)[:, : -(n + m)], there), 1)
-        spots = torch.cat((torch.arange(x.shape[1] - n - m), _TEXT + torch.arange(n), _SUBTASK + torch.arange(m)))
+        x = torch.cat((state, *seen, self.embed(text) + self.roles[role]), 1)
+        count = x.shape[1] - text.shape[1]
+        valid = torch.cat((torch.ones(len(x), count, dtype=torch.bool, device=x.device), text != PAD), 1)
+        spots = torch.cat((torch.arange(count), first + torch.arange(text.shape[1])))
         out, kv = self.vlm(x, spots[None].to(x.device), mask=None if drop else valid[:, None])
-        return Scene(kv, valid, out[:, 0], pointing, drop)
+        return Scene(kv, valid, out[:, 0], drop)
 
-    def _asked(self, words: Tensor, there: Tensor, n: int) -> Tensor:
-        """What to look for: the subtask where there is one, else the instruction. Read apart, so as not to mix."""
-        task = self.reader(words[:, :n] + self.roles[0], there[:, :n])
-        if words.shape[1] == n:
-            return task
-        step = self.reader(words[:, n:] + self.roles[1], there[:, n:])
-        return torch.where(there[:, n:].any(1, keepdim=True), step, task)
+    def _there(self, look: Look, tokens: Tensor, i: int) -> Tensor:
+        """An eye's tokens, where it has a picture."""
+        return torch.where(look.seen[:, i, None, None], tokens, self.absent[i]) + self.camera[i]
+
+    def _spots(self, look: Look, found: Found) -> Tensor:
+        """[B, 3, W] the thing in question, as each pointing eye sees it."""
+        looks = torch.cat((found.looks, found.turns, turned(found.turns, heading(look.cameras))), -1)
+        parts = [self._place(self.spot, looks[:, i, None], found.spots[:, i, None], look.cameras[:, i], look.tools)
+                 for i in range(len(POINTING))]
+        return torch.cat(parts, 1)
+
+    def find(self, look: Look, seen: dict[str, Tensor] | None = None) -> tuple[Found, dict[str, Pointing]]:
+        """What the eyes see for the subtask (where there is one, else for the instruction), and where, by eye."""
+        seen = self.look(look.pictures) if seen is None else seen
+        asked = self._asked(look)
+        pointing = {eye: self._eye(eye).point(seen[eye], asked[:, None], look.cameras[:, i])
+                    for i, eye in enumerate(POINTING)}
+        maps = torch.cat([self._eye(eye).tokens(seen[eye]) for eye in EYES], 1)
+        gaze = torch.cat([self._eye(eye).gaze(seen[eye], asked) for eye in POINTING], 1)
+        looks, spots, turns = (torch.cat([getattr(p, name) for p in pointing.values()], 1)
+                               for name in ("looks", "spot", "turn"))
+        noticed = self.front.notice(seen["front"], look.cameras[:, 0])
+        return Found(maps, looks, spots, turns, gaze, *noticed), pointing
+
+    def _asked(self, look: Look) -> Tensor:
+        """What to look for. Subtask and instruction are read apart, so as not to mix."""
+        read = [self.reader(self.embed(tokens) + role, tokens != PAD)
+                for tokens, role in zip((look.instruction, look.subtask), self.roles) if tokens.shape[1]]
+        return read[0] if len(read) == 1 else torch.where((look.subtask != PAD).any(1, keepdim=True), read[1], read[0])
 
     def look(self, pictures: dict[str, Tensor]) -> dict[str, Tensor]:
         """What the cells of each eye hold; both wrists in one go."""
@@ -144,21 +199,6 @@ class Mini(nn.Module):
     def _eye(self, name: str) -> Eye:
         return self.wrist if "wrist" in name else getattr(self, name)
 
-    def _eyes(self, look: Look, seen: dict[str, Tensor], asked: Tensor) -> tuple[Tensor, dict[str, Pointing]]:
-        tokens, pointing = [], {}
-        for i, eye in enumerate(EYES):
-            module, cells = self._eye(eye), seen[eye]
-            part = module.tokens(cells)
-            if eye in POINTING:
-                found = pointing[eye] = module.point(cells, asked[:, None])
-                spot = self._place(self.spot, found.looks, found.spot, look.cameras[:, i], look.tools)
-                part = torch.cat((module.gaze(cells, asked), spot, part), 1)
-            if module.shape.things:
-                there = self._place(self.noticed, *module.notice(cells), look.cameras[:, i], look.tools)
-                part = torch.cat((there, part), 1)
-            tokens.append(torch.where(look.seen[:, i, None, None], part, self.absent[i]) + self.camera[i])
-        return torch.cat(tokens, 1), pointing
-
     def _place(self, reader: nn.Module, looks: Tensor, spots: Tensor, camera: Tensor, tools: Tensor) -> Tensor:
         """[B, K, W] things that an eye sees: how they look, and where they are from each tool and from the base."""
         with torch.autocast(tools.device.type, enabled=False):
@@ -166,11 +206,11 @@ class Mini(nn.Module):
             apart = torch.cat(((places[:, :, None] - tools[:, None]).flatten(2), places), 2) / REACH
             return reader(torch.cat((looks, apart), 2))
 
-    def point(self, seen: dict[str, Tensor], questions: Tensor) -> dict[str, Pointing]:
-        """Where each eye sees what subtasks [B, K, N] name."""
+    def point(self, seen: dict[str, Tensor], questions: Tensor, cameras: Tensor) -> dict[str, Pointing]:
+        """Where each eye sees what subtasks [B, K, N] name; cameras [B, 3, 3, 4]."""
         words, there = self.embed(questions) + self.roles[1], questions != PAD
         wanted = self.reader(words.flatten(0, 1), there.flatten(0, 1)).unflatten(0, questions.shape[:2])
-        return {eye: self._eye(eye).point(seen[eye], wanted) for eye in POINTING}
+        return {eye: self._eye(eye).point(seen[eye], wanted, cameras[:, i]) for i, eye in enumerate(POINTING)}
 
     # ---- words out
 
@@ -186,14 +226,16 @@ class Mini(nn.Module):
         return self.head(out), kv
 
     @torch.no_grad()
-    def speak(self, scene: Scene, *, limit: int = 14) -> list[list[int]]:
-        """The likeliest words of each row, one after another."""
+    def speak(self, scene: Scene, *, limit: int = 14, doubt: Tensor | None = None) -> list[list[int]]:
+        """The likeliest words of each row, one after another. doubt: [words] nats that each is less likely as the first
+        one than the network thinks."""
         tokens = torch.full((len(scene.valid), 1), BEGIN)
         said: list[list[int]] = [[] for _ in tokens]
         ended, past = [False] * len(said), None
         for count in range(limit):
             logits, past = self.say(scene, tokens, said=count, past=past)
-            tokens = logits[:, -1].argmax(-1)[:, None]
+            logits = logits[:, -1] if doubt is None or count else logits[:, -1] - doubt
+            tokens = logits.argmax(-1)[:, None]
             for row, token in enumerate(tokens[:, 0].tolist()):
                 ended[row] = ended[row] or token == END
                 if not ended[row]:

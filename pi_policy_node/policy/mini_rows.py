@@ -8,7 +8,6 @@ import numpy as np
 
 from pi_policy_node.robot import Robot
 
-CREEP, TURN = 0.02, 0.03  # m/s, rad/s of a base that is to stand
 BLEND = 0.3  # s in which a curve comes from where the committed rows lead it to where it wants to be
 
 
@@ -37,6 +36,12 @@ def origin(robot: Robot, state: np.ndarray) -> np.ndarray:
     return np.where(robot.is_base | robot.is_gripper, 0.0, state)
 
 
+def perceived(robot: Robot, state: np.ndarray) -> np.ndarray:
+    """[..., A] a state as the network is told it: without the base's speed. Told how fast it turns, and how fast it has
+    just been sent, the network learns to go on like that, whatever it sees."""
+    return np.where(robot.is_base, 0.0, state)
+
+
 def given_knots(rows: np.ndarray, every: int, knots: int) -> np.ndarray:
     """[k, A] the knots that committed rows [d, A] fix; the first one is row 0."""
     return rows[::every][:knots]
@@ -52,16 +57,6 @@ def to_rows(knots: np.ndarray, every: int, count: int) -> np.ndarray:
     u = (at - k)[:, None]
     h = u * u * (3 - 2 * u)
     return (knots[k] * (1 - h) + knots[k + 1] * h + slope[k] * (u * (1 - u) ** 2) - slope[k + 1] * (u * u * (1 - u)))
-
-
-def still(rows: np.ndarray, robot: Robot) -> np.ndarray:
-    """Rows in which a base that hardly moves stands: noise in a velocity adds up, noise in a position does not."""
-    rows = rows.copy()
-    plane, turn = np.flatnonzero(robot.is_base)[:2], np.flatnonzero(robot.is_base)[2:]
-    for columns, least in ((plane, CREEP), (turn, TURN)):
-        speed = np.linalg.norm(rows[:, columns], axis=1, keepdims=True)
-        rows[:, columns] *= np.clip(speed / least - 1, 0, 1)  # none below `least`, all from twice that on
-    return rows
 
 
 def splice(rows: np.ndarray, committed: np.ndarray, dt: float) -> np.ndarray:

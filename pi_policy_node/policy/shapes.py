@@ -64,6 +64,7 @@ class EyeShape:
     blocks: int = 2
     fov: float = 1.0  # rad, of the camera, from top to bottom
     depth: float = 0.5  # m from the camera to what it usually looks at
+    table: float = 0.725  # m above the floor: the middle of most things that stand on the table
     points: int = 8  # places it points at
     things: int = 0  # that it notices, whatever is asked for
     patch: int = 8

@@ -91,7 +91,7 @@ def test_a_batch_asks_and_answers(folder):
     scales = Scales(np.zeros(shape.state_dim), np.ones(shape.state_dim), *np.ones((2, shape.knots, shape.action_dim)))
     batch = asked.batch(np.arange(4), 3, words, scales, rng=np.random.default_rng(0))
     model = Mini(shape, len(words))
-    pointing = model.point(model.look(batch.look.pictures), batch.questions)
+    pointing = model.point(model.look(batch.look.pictures), batch.questions, batch.look.cameras)
     assert [words.decode(tokens) for tokens in batch.said.tolist()] == asked.step[:4]
     assert torch.isfinite(losses.glances(model, batch)["said"]) and (batch.things.sum(1) >= 2).all()
     assert set(pointing) == {"front", "left_wrist", "right_wrist"} and batch.questions.shape[:2] == (4, 3)

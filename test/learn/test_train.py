@@ -10,13 +10,16 @@ import pytest
 import torch
 
 from pi_policy_node.learn import train as training
-from pi_policy_node.learn.dataset import Demonstrations, vocabulary
+from pi_policy_node.learn.dataset import Asked, Demonstrations, vocabulary
 from pi_policy_node.learn.episodes import Episode, EpisodesError, encode, write
 from pi_policy_node.learn.glances import GlanceRecipe, record, shards
+from pi_policy_node.learn.held import hold
 from pi_policy_node.learn.labels import Labeller, segments
+from pi_policy_node.learn.losses import draw, glances, losses
 from pi_policy_node.learn.recipe import RecipeError, load_recipe
 from pi_policy_node.learn.train import Run, TrainError, train
 from pi_policy_node.policy import mini_weights
+from pi_policy_node.policy.mini_model import HELD
 from pi_policy_node.policy.mini_words import Words
 from pi_policy_node.policy.shapes import GemmaShape, MiniShape
 from pi_policy_node.robot import Kinematics, load_robot
@@ -103,7 +106,7 @@ def test_things_are_looked_for_first_and_beside(files, recipe, tmp_path):
     record(gaze, tmp_path / "made", workers=1, report=lambda made, left: None)
     heard, recipe = [], replace(recipe, looking=2, looked=6, glances=3)
     assert train(Run(recipe, files, tmp_path / "run", tuple(shards(tmp_path / "made"))), heard.append) == 6
-    assert set(heard[0].parts) == {"glances", "things", "said"} and {"glances", "actions"} < set(heard[1].parts)
+    assert set(heard[0].parts) == {"glances", "turns", "things", "said"} and {"glances", "actions"} < set(heard[1].parts)
 
 
 @pytest.mark.parametrize("device, able, wanted", [
@@ -159,6 +162,41 @@ def test_a_warm_start_begins_from_the_weights_and_their_scales(files, recipe, tm
     assert worker.step == 0 and np.array_equal(worker.scales.action_scale, given.scales.action_scale)
     for name, value in given.model.state_dict().items():
         assert torch.equal(value, worker.model.state_dict()[name]), name
+
+
+def test_held_eyes_see_the_same_and_stay_as_they_are(files, recipe, tmp_path):
+    gaze = GlanceRecipe("pi_mobile", 3, 0, CAMERAS, (160, 80, 80))
+    record(gaze, tmp_path / "made", workers=1, report=lambda made, left: None)
+    pictures = tuple(shards(tmp_path / "made"))
+    train(Run(recipe, files, tmp_path / "eyes"), lambda p: None)
+    weights = tmp_path / "eyes" / training.WEIGHTS
+    loaded, told = mini_weights.load(weights), []
+    held = hold(weights, "pi_mobile", files, pictures, tmp_path / "held", 1, lambda *what: told.append(what))
+    assert told == [(1, 2), (2, 2)]
+    hold(weights, "pi_mobile", files, pictures, tmp_path / "held", 1, lambda *what: told.append(what))
+    assert len(told) == 2, "what is there is not found again"
+    data, asked = Demonstrations(ROBOT, SHAPE, files), Asked(ROBOT, SHAPE, pictures)
+    frames, wanted = np.arange(3, 13), []
+    for count in range(2):
+        batch = data.batch(frames, 4, loaded.words, loaded.scales)
+        noise = draw(batch, every=5, repeats=1, latest=20, generator=torch.Generator().manual_seed(0))
+        glance = asked.batch(np.arange(3), 2, loaded.words, loaded.scales, rng=np.random.default_rng(0))
+        with torch.no_grad():
+            found = losses(loaded.model, batch, noise) | glances(loaded.model, glance)
+        wanted.append(found)
+        data.held, asked.held = held
+    # a thing's picture is made brighter or darker in training, and is kept as it was: all but "said" must agree
+    for name in ("actions", "words", "progress", "reach", "base", "arm"):
+        assert torch.allclose(wanted[0][name], wanted[1][name], rtol=2e-2, atol=1e-3), name
+    assert "cells" not in wanted[1] and set(wanted[1]) & {"glances", "said"} == {"said"}
+
+    with pytest.raises(TrainError, match="--init"):
+        train(Run(replace(recipe, held=True), files, tmp_path / "none"), lambda p: None)
+    run = Run(replace(recipe, held=True, glances=2, rate=1e-2), files, tmp_path / "run", pictures, init=weights, workers=2)
+    train(run, lambda p: None)
+    after = mini_weights.load(tmp_path / "run" / training.WEIGHTS).model.state_dict()
+    for name, value in loaded.model.state_dict().items():
+        assert torch.equal(value, after[name]) == (name.split(".")[0] in HELD or not value.any()), name
 
 
 def test_a_step_learns(files, recipe, tmp_path):

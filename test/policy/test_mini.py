@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -12,12 +13,13 @@ import torch
 from pi_policy_node.policy import mini, mini_weights
 from pi_policy_node.policy.base import CheckpointError, InputError, Observation, PolicyError, Prefix
 from pi_policy_node.policy.mini import MiniPolicy
+from pi_policy_node.policy.mini_eyes import harmonics, heading, turned
 from pi_policy_node.policy.mini_model import Mini
-from pi_policy_node.policy.mini_rows import Scales, splice, still, to_rows
+from pi_policy_node.policy.mini_rows import Scales, splice, to_rows
 from pi_policy_node.policy.mini_words import Words
 from pi_policy_node.policy.registry import make_policy
 from pi_policy_node.policy.shapes import GemmaShape, MiniShape
-from pi_policy_node.robot import load_robot
+from pi_policy_node.robot import Kinematics, load_robot
 from pi_policy_node.vision.letterbox import letterbox
 
 CAMERAS = {"front": "front_camera", "left_wrist": "left_wrist_camera", "right_wrist": "right_wrist_camera",
@@ -104,10 +106,11 @@ def test_one_thought_is_like_the_next_unless_they_are_to_spread(robot, file):
 
 
 def test_the_subtask_is_obeyed_and_changes_what_is_done(robot, file):
-    def rows(subtask):
-        return MiniPolicy(robot, weights=file, seed=0).infer(observation(robot, subtask=subtask)).actions
+    def rows(subtask, **more):
+        return MiniPolicy(robot, weights=file, seed=0).infer(observation(robot, subtask=subtask, **more)).actions
 
     assert np.array_equal(rows("pick up the red block"), rows("pick up the red block"))
+    assert np.array_equal(rows("pick up the red block"), rows("pick up the red block", prompt="put the blue bin in"))
     assert not np.allclose(rows("pick up the red block"), rows("done"), atol=1e-4)
 
 
@@ -120,6 +123,45 @@ def test_it_chooses_the_subtask_now_and_then_and_at_once_on_new_words(robot, fil
     assert ask(0.35, prompt="put the blue block in the bin") == "third"
     assert ask(0.4, subtask="pick up the blue block") == "pick up the blue block"
     assert ask(0.45, prompt="put the blue block in the bin") == "fourth", "after somebody's words it looks again"
+
+
+def test_the_base_moves_only_where_the_subtask_is_to_drive(robot, file):
+    policy = MiniPolicy(robot, weights=file, seed=0, spread=1.0)
+
+    def speeds(subtask, prefix=None):
+        rows = policy.infer(observation(robot, subtask=subtask), prefix=prefix).actions
+        return np.abs(rows[:, robot.is_base])
+
+    policy.scales.action_mean[:, robot.is_base] = 0.2  # as if it always wanted to go
+    assert speeds("drive to the counter").min() > 0 and not speeds("pick up the red block").any()
+    moving = np.tile(np.where(robot.is_base, 0.2, robot.home), (11, 1))
+    slowing = speeds("pick up the red block", Prefix(moving))
+    assert (slowing[:11] == 0.2).all() and not slowing[-1].any() and np.abs(np.diff(slowing, axis=0)).max() < 0.03
+
+
+def test_how_fast_the_base_goes_does_not_tell_where_it_should_go(robot, file):
+    def last(speed):
+        seen = observation(robot, subtask="drive to the counter")
+        seen = replace(seen, state=np.where(robot.is_base, speed, seen.state))
+        committed = np.tile(np.where(robot.is_base, speed, robot.home), (11, 1))
+        return MiniPolicy(robot, weights=file, seed=0).infer(seen, prefix=Prefix(committed)).actions[-5:]
+
+    assert np.allclose(last(0.0), last(0.3))
+
+
+def test_that_all_is_done_is_only_said_beyond_doubt(robot, file):
+    def first(**options):
+        policy = MiniPolicy(robot, weights=file, seed=0, **options)
+        done, other = policy.words.encode("done")[0], policy.words.encode("pick")[0]
+        with torch.no_grad():
+            policy.model.head.weight.zero_()
+            policy.model.head.bias.fill_(-10.0)
+            policy.model.head.bias[done], policy.model.head.bias[other] = 0.5, 0.0
+        return policy.infer(observation(robot)).subtask.split()[0]
+
+    assert [first(doubt=0.0), first(doubt=0.4), first(), first(doubt=0.6)] == ["done", "done", "pick", "pick"]
+    with pytest.raises(PolicyError, match="doubt must be 0 or more, not -1"):
+        first(doubt=-1)
 
 
 def test_letterboxed_pictures_are_seen_as_the_cameras_made_them(robot, policy):
@@ -199,15 +241,6 @@ def test_the_curve_goes_through_every_knot():
     assert np.allclose(to_rows(line, 5, 51), np.outer(np.arange(51) / 5, [1.0, -2.0])), "a straight line stays one"
 
 
-def test_a_base_that_hardly_moves_stands(robot):
-    rows = np.tile(robot.home, (3, 1))
-    rows[:, robot.is_base] = [[0.01, -0.01, 0.02], [0.2, 0.1, 0.0], [0.0, 0.03, 0.5]]
-    done = still(rows, robot)
-    assert (done[0, robot.is_base] == 0).all() and np.array_equal(done[1], rows[1])
-    assert np.allclose(done[2, robot.is_base], [0.0, 0.015, 0.5])
-    assert np.array_equal(done[:, ~robot.is_base], rows[:, ~robot.is_base])
-
-
 def test_a_splice_ends_in_the_curve_it_came_from():
     rows = np.zeros((50, 1))
     committed = np.linspace(0.0, 0.2, 5)[:, None]
@@ -216,13 +249,38 @@ def test_a_splice_ends_in_the_curve_it_came_from():
     assert np.allclose(spliced[5 + 15:], 0.0)
 
 
+def test_an_eye_knows_how_deep_the_table_is_in_each_of_its_cells(robot):
+    kinematics, model = Kinematics(robot), Mini(MiniShape(), 10)
+    for name, eye in (("front_camera", model.front), ("left_wrist_camera", model.wrist)):
+        camera = next(camera for camera in robot.cameras if camera.name == name)
+        pose = kinematics.link_pose(robot.home, camera.frame)[:3]
+        deep = eye.deep(torch.from_numpy(pose).float()[None], eye.rays[None, None])[0, 0].numpy()
+        places = np.c_[eye.rays.numpy() * deep[:, None], deep] @ pose[:, :3].T + pose[:, 3]
+        down = (deep > 0.031) & (deep < 4 * eye.shape.depth - 0.01) & (np.abs(deep - eye.shape.depth) > 1e-6)
+        assert np.abs(places[down, 2] - eye.shape.table).max() < 1e-4 and down.mean() > 0.4, name
+    up = torch.tensor([[[1.0, 0, 0, 0], [0, 0, 1, 0], [0, -1, 0, 1]]])  # it looks straight ahead
+    above = model.front.deep(up, model.front.rays[None, None])[0, 0, model.front.rays[:, 1] < 0]
+    assert (above == model.front.shape.depth).all(), "no table in the sky"
+
+
+def test_directions_of_fingers_are_the_same_for_what_looks_the_same():
+    brick, block, prism, ball = (harmonics([0.3 + k * math.tau / 2 / n for k in range(n)]) for n in (1, 2, 3, 8))
+    assert np.allclose(brick, [f(k * 0.3) for k in (2, 4, 6) for f in (math.cos, math.sin)])
+    assert np.allclose(block[:2] + block[4:], 0) and np.allclose(block[2:4], brick[2:4])
+    assert np.allclose(prism[:4], 0) and np.allclose(prism[4:], brick[4:]) and np.allclose(ball, 0)
+    assert np.allclose(turned(torch.tensor(brick), torch.tensor(0.4)), harmonics([0.7]), atol=1e-6)
+    right = torch.eye(3, 4)
+    right[:2, :2] = torch.tensor([[math.cos(0.4), -math.sin(0.4)], [math.sin(0.4), math.cos(0.4)]])
+    assert math.isclose(heading(right[None])[0], 0.4, abs_tol=1e-6)
+
+
 def test_an_eye_notices_what_stands_out_from_left_to_right():
     eye = Mini(MiniShape(), 10).front
     seen = torch.zeros(1, MiniShape().channels, *eye.shape.cells)
     seen[0, 0, 3, 30], seen[0, 0, 10, 4], seen[0, 0, 10, 5] = 5.0, 4.0, 3.0  # the last is a part of the second
     with torch.no_grad():
         eye.thing.weight.zero_()[0, 0] = 1.0
-        looks, places = eye.notice(seen)
+        looks, places = eye.notice(seen, torch.eye(3, 4)[None])
     assert looks.shape == (1, eye.shape.things, MiniShape().channels + 1) and torch.isfinite(places).all()
     assert looks[0, looks[0, :, -1] > 0.9, 0].tolist() == [4.0, 5.0]
     assert (places[0, :, 0] / places[0, :, 2]).diff().min() > -2 * eye.cell[0], "from left to right, to within a cell"

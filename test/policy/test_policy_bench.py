@@ -93,5 +93,5 @@ def test_every_measurement_is_listed():
 def test_bench_policy_knows_mini(capsys):
     assert main(["bench", "policy", "--preset", "mini", "--threads", "1", "--repeat", "2", "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
-    assert report["ms"].keys() >= {"prepare", "say", "act", "total"} and report["ratio_to_floor"] > 1
+    assert report["ms"].keys() >= {"prepare", "look", "say", "act", "total"} and report["ratio_to_floor"] > 1
     assert main(["bench", "policy", "--preset", "mini", "--against", "eager"]) == 2
