@@ -190,14 +190,15 @@ def evaluate(model: Mini, data: Demonstrations, frames: np.ndarray, words: Words
         said = model.speak(model.see(asked.ask, _find(model, asked.ask)[0]))
         right = [words.decode(s) == data.subtasks[k] for s, k in zip(said, data.said[part])]
         reach = ((told["reach"] - batch.reach) * REACH * 1000).norm(dim=1).cpu().numpy()
-        off = {f"{eye} spot, mm": 1000 * (p.spot - batch.glance.spots[:, :, i]).norm(dim=2)[batch.glance.there(eye)].cpu()
+        off = {f"{eye} spot, mm": 1000 * (p.spot - batch.glance.spots[:, :, i]).norm(dim=2)[batch.glance.there(eye)]
                for i, (eye, p) in enumerate(pointing.items())}
         for name, values in {
             "tool 0.3 s, mm": 1000 * np.maximum(*apart)[:, 3], "tool 1 s, mm": 1000 * np.maximum(*apart)[:, -1],
             "hand": np.abs(rows - wanted)[..., data.robot.is_gripper].max(-1)[:, 3],
             "base, mm/s": 1000 * np.abs(rows - wanted)[..., base].max(-1)[:, 3],
             "words": np.array(right, float), "reach, mm": reach[np.isfinite(reach)],
-            "progress": np.abs(told["progress"].cpu().numpy() - data.progress[part]), **off,
+            "progress": np.abs(told["progress"].cpu().numpy() - data.progress[part]),
+            **{name: values.cpu().numpy() for name, values in off.items()},
         }.items():
             told_of.setdefault(name, []).append(values)
     return {name: float(np.nanmean(np.concatenate(values))) for name, values in told_of.items()}

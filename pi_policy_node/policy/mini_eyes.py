@@ -130,7 +130,7 @@ class Eye(nn.Module):
             return torch.cat((looks, sure.sigmoid()[..., None]), -1), places
 
     def _places(self, cameras: Tensor, rays: Tensor, deep: Tensor, beside: Tensor) -> Tensor:
-        """[N, K, cells, 3] m: where votes put things: beside the rays of their cells, and how much deeper than the table.
+        """[N, K, cells, 3] m: where votes put things: beside their cells' rays, and how much deeper than the table.
 
         What a cell holds does not say where in the picture it is, and so how far away; but nearly everything stands on
         the table, and where that is follows from the camera's pose.

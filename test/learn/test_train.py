@@ -284,6 +284,11 @@ def test_a_recipe_says_what_is_wrong_with_it(tmp_path, change, message):
         load_recipe(file)
 
 
+def test_every_recipe_that_is_there_is_one():
+    found = {file.stem: load_recipe(file) for file in sorted(RECIPE.parent.glob("mini*.yaml"))}
+    assert {name: recipe.held for name, recipe in found.items()} == {"mini": False, "mini_hands": True}
+
+
 def test_no_data_is_no_run(recipe, tmp_path):
     with pytest.raises(EpisodesError, match="no episodes"):
         train(Run(recipe, (), tmp_path), lambda p: None)
