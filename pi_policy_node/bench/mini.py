@@ -52,8 +52,7 @@ def floor(policy: MiniPolicy, obs: Observation, threads: int) -> dict[str, float
         pictures, there = policy._pictures(obs)
         seen, shape = model.look(pictures), model.shape
         look = policy._look([obs.prompt], [""], there, np.asarray(obs.state)[None])
-        found = model.find(look, seen)[0]
-        scene = model.see(look, found, drop=True)
+        scene = model.see(look, model.find(look, seen)[0], drop=True)
         said = model.speak(scene)
         aimed = policy._look([obs.prompt], [policy.words.decode(said[0]) or WORDS], there, np.asarray(obs.state)[None])
         noise = torch.zeros(1, shape.knots, shape.action_dim)
@@ -61,7 +60,7 @@ def floor(policy: MiniPolicy, obs: Observation, threads: int) -> dict[str, float
             "look": _flops(lambda: model.look(pictures)),
             "see": _flops(lambda: model.see(look, model.find(look, seen)[0], drop=True)),
             "speak": _flops(lambda: model.speak(scene)),
-            "aim": _flops(lambda: model.aim(aimed, model.find(aimed, seen)[0], drop=True)),
+            "aim": _flops(lambda: model.aim(aimed, model.find(aimed, seen, acting=True)[0], drop=True)),
             "act": _flops(lambda: model.act(scene, noise, steps=policy._steps)),
         }
     count = {name: sum(p.numel() for p in part.parameters()) for name, part in model.named_children()}

@@ -19,7 +19,7 @@ from pi_policy_node.policy.checkpoint import empty
 from pi_policy_node.policy.engine import Engine, blank
 from pi_policy_node.policy.lane import Lane
 from pi_policy_node.policy.model import Inputs, Pi
-from pi_policy_node.policy.packed import pack, unpack
+from pi_policy_node.policy.packed import available, pack, unpack
 from pi_policy_node.policy.shapes import PRESETS, Shape
 
 HELP = "a policy's inference: ms by stage, floor from bytes and FLOPs, peak memory; --against eager for a baseline"
@@ -61,6 +61,8 @@ def run(args: argparse.Namespace) -> int:
         dtype = torch.bfloat16 if device.type == "cuda" else tune.best_dtype(shape, prefix)
     else:
         dtype = DTYPES[args.dtype]
+    if args.pack and not available(dtype):
+        raise CommandError(f"this computer cannot pack weights in {str(dtype).removeprefix('torch.')}: leave --pack out")
     other = DTYPES.get(args.eager_dtype, dtype) if args.against else dtype
     if device.type == "cpu" and not args.one_layer:
         check_memory(shape, dtype, other)

@@ -11,18 +11,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pi_policy_node.learn import episodes, glances
+from pi_policy_node.learn import episodes
 from pi_policy_node.learn.episodes import Episode, EpisodesError
-from pi_policy_node.learn.labels import Labeller, project, segments
+from pi_policy_node.learn.labels import Labeller, segments
 from pi_policy_node.learn.pictures import Pictures, cells
 from pi_policy_node.policy.mini_eyes import EYES, POINTING, eye_shape
 from pi_policy_node.policy.mini_model import BEGIN, END, PAD, REACH, UNKNOWN, Look
 from pi_policy_node.policy.mini_rows import Scales, origin, perceived
 from pi_policy_node.policy.mini_words import Words, split
 from pi_policy_node.policy.shapes import MiniShape
-from pi_policy_node.robot import Kinematics, Robot
+from pi_policy_node.robot import Robot
 from pi_policy_node.sim.tasks import language
-from pi_policy_node.sim.tasks.goals import IN
 from pi_policy_node.sim.world import COLOURS, PLACES
 from pi_policy_node.sim.world import KINDS as THINGS
 
@@ -106,14 +105,14 @@ class Demonstrations:
         self.subtasks: list[str] = []
         self.families: list[str] = []
         self._text: dict[str, int] = {}
-        self._pictures = Pictures(shape, CAMERAS)
+        self.pictures = Pictures(shape, CAMERAS)
         steps = 0
         for file in files:
             for episode in episodes.read(file):
                 self._add(episode, labeller.label(episode), steps, parts)
                 steps += len(episode.state)
         self.__dict__.update({name: np.concatenate(found) for name, found in parts.items()})
-        self._pictures.close()
+        self.pictures.close()
 
     # arrays over steps
     state: np.ndarray  # [T, A]
@@ -132,7 +131,6 @@ class Demonstrations:
     reach: np.ndarray
     base: np.ndarray
     cameras: np.ndarray  # [F, 3, 3, 4] of the pointing eyes
-    held = None  # what held eyes see (learn/held.py), in place of pictures
 
     def __len__(self) -> int:
         return len(self.step)
@@ -159,7 +157,7 @@ class Demonstrations:
         for eye in POINTING:
             places = labels.cells[CAMERAS[eye]][frames]
             found[f"{eye}_cell"] = np.where(known, cells(eye_shape(self.shape, eye), places), -1)
-        self._pictures.add(e.images, len(frames))
+        self.pictures.add(e.images, len(frames))
         for name, values in found.items():
             parts.setdefault(name, []).append(values)
 
@@ -227,110 +225,26 @@ class Demonstrations:
             torch.from_numpy(self.reach[frames] / REACH), torch.from_numpy(self.base[frames] / REACH),
             Glance(look, look.subtask[:, None],
                    {eye: torch.from_numpy(getattr(self, f"{eye}_cell")[frames])[:, None] for eye in POINTING},
-                   torch.from_numpy(_seen_from(self.cameras[frames], place[:, None])), *3 * (torch.zeros(0),)))
+                   torch.from_numpy(seen_from(self.cameras[frames], place[:, None])), *3 * (torch.zeros(0),)))
 
     def look(self, frames: np.ndarray, words: Words, scales: Scales, rng: np.random.Generator | None = None, *,
              acting: bool) -> Look:
         """What is seen in some frames; the subtask is told to act, and asked for otherwise."""
-        pictures, seen = self._pictures.floats(frames, rng) if self.held is None else ({}, self._pictures.there(frames))
-        found = None if self.held is None else self.held.found("act" if acting else "ask", frames)
+        pictures, seen, found = self.pictures.seen("act" if acting else "ask", frames, rng)
         if rng is not None:
             seen &= rng.random(seen.shape) > 0.02
         steps = self.step[frames]
-        tasks = [words.encode(self.instructions[k]) for k in self.episode[frames]]
-        if rng is not None:
-            matter = _matter(words)
-            tasks = [_forget(tokens, matter, rng) for tokens in tasks]
+        tasks = sentences([self.instructions[k] for k in self.episode[frames]], words, rng)
         orders = self._orders(frames, words) if acting else [[]] * len(frames)
         return Look(pictures, torch.from_numpy(seen),
                     torch.from_numpy(scales.state_in(self.seen_state(steps))), torch.from_numpy(self.cameras[frames]),
-                    torch.from_numpy(self.tools[steps].reshape(-1, 2, 3)), pad(tasks, WORDS), pad(orders, ORDER), found)
+                    torch.from_numpy(self.tools[steps].reshape(-1, 2, 3)), tasks, pad(orders, ORDER), found)
 
     def _orders(self, frames: np.ndarray, words: Words) -> list[list[int]]:
         return [words.encode(self.subtasks[k]) for k in self.said[frames]]
 
 
-KINDS_ASKED = {"pick": 4.0, "into": 2.0, "beside": 1.0, "onto": 1.0, "drawer": 0.3}  # in these parts
-
-
-class Asked:
-    """Pictures with answers (learn/glances.py), in memory. M answers."""
-
-    held = None  # what held eyes see (learn/held.py), in place of pictures
-
-    def __init__(self, robot: Robot, shape: MiniShape, files: Sequence[Path]) -> None:
-        self.robot, self.shape = robot, shape
-        kinematics, self._pictures = Kinematics(robot), Pictures(shape, CAMERAS)
-        made = [glances.read(file) for file in files]
-        self.state = np.concatenate([one.state for one in made]).astype(np.float64)
-        before = np.cumsum([0, *(len(one.state) for one in made)])
-        self.frame = np.concatenate([one.frame + k for one, k in zip(made, before)])
-        self.words = [text for one in made for text in one.words]
-        self.task, self.step = ([text for one in made for text in getattr(one, name)] for name in ("task", "step"))
-        self.place, self.turn = (np.concatenate([getattr(one, name) for one in made]) for name in ("place", "turn"))
-        tools = kinematics.tools(self.state)
-        self.tools = np.stack([tools[g.name] for g in robot.groups if g.kind == "arm"], 1).astype(np.float32)
-        self._seen = np.concatenate((perceived(robot, self.state), self.tools.reshape(len(self.state), -1)), 1)
-        names = {camera.name: camera for camera in robot.cameras}
-        poses = {eye: kinematics.link_pose(self.state, names[CAMERAS[eye]].frame) for eye in POINTING}
-        self.cameras = np.stack([poses[eye][:, :3] for eye in POINTING], 1).astype(np.float32)
-        self.cell = {eye: cells(eye_shape(shape, eye), project(names[CAMERAS[eye]], poses[eye][self.frame], self.place))
-                     for eye in POINTING}
-        for one in made:
-            self._pictures.add(one.images, len(one.state))
-        self._pictures.close()
-        kinds = [_kind(text) for text in self.words]
-        count = {kind: kinds.count(kind) for kind in KINDS_ASKED}
-        self._weight = np.array([KINDS_ASKED[kind] / count[kind] for kind in kinds])  # how often each is worth asking
-        self._first = np.searchsorted(self.frame, np.arange(len(self.state) + 1))
-        count, things = MAPS["front"], np.array([kind in ("pick", "into") for kind in kinds])
-        self._things = np.zeros((len(self.state), count + 1), bool)
-        self._things[self.frame[things], self.cell["front"][things]] = True
-
-    def __len__(self) -> int:
-        """Pictures."""
-        return len(self.state)
-
-    def batch(self, frames: np.ndarray, questions: int, words: Words, scales: Scales, *,
-              rng: np.random.Generator) -> Glance:
-        which = np.array([self._choose(frame, questions, rng) for frame in frames])  # [B, K]
-        poses, look = self.cameras[frames], self.look(frames, words, scales, rng)
-        asked = pad([words.encode(self.words[k]) for k in which.flat], ORDER).unflatten(0, which.shape)
-        return Glance(look, asked, {eye: torch.from_numpy(self.cell[eye][which]) for eye in POINTING},
-                      torch.from_numpy(_seen_from(poses, self.place[which])), torch.from_numpy(self.turn[which]),
-                      torch.from_numpy(self._things[frames, :-1]), answer([words.encode(self.step[k]) for k in frames]))
-
-    def look(self, frames: np.ndarray, words: Words, scales: Scales, rng: np.random.Generator | None = None, *,
-             acting: bool = False) -> Look:
-        """What is seen in some pictures; the subtask is asked for."""
-        pictures, seen = self._pictures.floats(frames, rng) if self.held is None else ({}, self._pictures.there(frames))
-        found = None if self.held is None else self.held.found("ask", frames)
-        tasks = [words.encode(self.task[k]) for k in frames]
-        if rng is not None:
-            matter = _matter(words)
-            tasks = [_forget(tokens, matter, rng) for tokens in tasks]
-        return Look(pictures, torch.from_numpy(seen), torch.from_numpy(scales.state_in(self._seen[frames])),
-                    torch.from_numpy(self.cameras[frames]), torch.from_numpy(self.tools[frames]), pad(tasks, WORDS),
-                    torch.zeros(len(frames), 0, dtype=torch.int64), found)
-
-    def _choose(self, frame: int, count: int, rng: np.random.Generator) -> np.ndarray:
-        """The numbers of some of a picture's answers."""
-        answers = np.arange(self._first[frame], self._first[frame + 1])
-        chance = self._weight[answers] / self._weight[answers].sum()
-        return rng.choice(answers, count, p=chance, replace=count > len(answers))
-
-
-def _kind(text: str) -> str:
-    """What sort of question a subtask's words are."""
-    first, *_, last = text.split()
-    if first != "place":
-        return first if first == "pick" else "drawer"
-    if "of" in text.split():
-        return "beside"
-    return "into" if last in IN else "onto"
-
-
-def _seen_from(poses: np.ndarray, places: np.ndarray) -> np.ndarray:
+def seen_from(poses: np.ndarray, places: np.ndarray) -> np.ndarray:
     """Places [B, K, 3] as the cameras [B, E, 3, 4] see them: [B, K, E, 3]."""
     return np.einsum("beji,bkej->bkei", poses[..., :3], places[:, :, None] - poses[:, None, :, :, 3])
 
@@ -342,9 +256,13 @@ def vocabulary() -> list[str]:
     return sorted({*known, *COLOURS, *THINGS, *PLACES, *split(subtasks)})
 
 
-def _forget(tokens: list[int], matter: set[int], rng: np.random.Generator) -> list[int]:
-    """A sentence as it may also come: with other words around those that matter."""
-    return [UNKNOWN if token not in matter and rng.random() < 0.1 else token for token in tokens]
+def sentences(texts: list[str], words: Words, rng: np.random.Generator | None) -> Tensor:
+    """Instructions as they are read. rng: as they may also come, with other words around those that matter."""
+    rows = [words.encode(text) for text in texts]
+    if rng is not None:
+        matter = _matter(words)
+        rows = [[UNKNOWN if t not in matter and rng.random() < 0.1 else t for t in tokens] for tokens in rows]
+    return pad(rows, WORDS)
 
 
 def _matter(words: Words) -> set[int]:

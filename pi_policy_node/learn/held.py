@@ -7,22 +7,21 @@ every step, which is the larger one, always comes to the same. It is kept beside
 from __future__ import annotations
 
 import io
-import os
 import zlib
 from collections.abc import Callable, Sequence
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from pi_policy_node.learn.dataset import Asked, Demonstrations
+from pi_policy_node.learn.asked import Asked
+from pi_policy_node.learn.dataset import Demonstrations
 from pi_policy_node.learn.episodes import put
 from pi_policy_node.learn.pool import spread
 from pi_policy_node.policy import mini_weights
-from pi_policy_node.policy.mini_eyes import EYES, POINTING, eye_shape
-from pi_policy_node.policy.mini_model import HELD, Found, Look, Mini
-from pi_policy_node.policy.mini_words import Words
+from pi_policy_node.policy.mini_eyes import AROUND, EYES, POINTING, eye_shape
+from pi_policy_node.policy.mini_model import HELD, Found, Mini
 from pi_policy_node.policy.shapes import MiniShape
 from pi_policy_node.robot import load_robot
 
@@ -44,31 +43,29 @@ class Held:
 
 def sizes(shape: MiniShape, kind: str) -> tuple[tuple[int, int], ...]:
     """Of the fields of Found, in their order."""
-    eyes = EYES if kind == ASK else EYES[len(POINTING):]
+    eyes = EYES if kind == ASK else AROUND
     tokens, width, looks = sum(eye_shape(shape, e).tokens for e in eyes), shape.vlm.width, shape.channels + 1
     gaze, noticed = (len(POINTING), shape.front.things) if kind == ASK else (0, 0)
     found = ((tokens, width), (len(POINTING), looks), (len(POINTING), 3), (len(POINTING), 6))
     return *found, (gaze, width), (noticed, looks), (noticed, 3)
 
 
-def flat(found: Found, shape: MiniShape, kind: str) -> np.ndarray:
+def flat(found: Found) -> np.ndarray:
     """[B, n] half precision."""
-    fields = (found.maps, found.looks, found.spots, found.turns, found.gaze, found.noticed, found.places)
-    kept = [field[:, len(field[0]) - size[0]:].flatten(1) for field, size in zip(fields, sizes(shape, kind))]
-    return torch.cat(kept, 1).to(torch.float16).numpy()
+    return torch.cat([getattr(found, field.name).flatten(1) for field in fields(Found)], 1).to(torch.float16).numpy()
 
 
 def hold(weights: Path, robot: str, files: Sequence[Path], glances: Sequence[Path], folder: Path, workers: int,
          report: Callable[[int, int], None]) -> tuple[Held, Held | None]:
     """What the eyes of these weights see in demonstrations and in pictures with answers; finds out what is not kept
     yet. report: told how many of how many files are done."""
-    folder = folder / f"seen-{digest(mini_weights.load(weights).model):08x}"
+    model = mini_weights.load(weights).model
+    folder = folder / f"seen-{digest(model):08x}"
     kept = {file: folder / f"{zlib.crc32(str(file.resolve()).encode()):08x}-{file.stat().st_size}.npz"
             for file in (*files, *glances)}
     todo = [(file, kept[file], file in set(files)) for file in kept if not kept[file].exists()]
     for count, _ in enumerate(spread(_finding, (weights, robot), todo, workers), 1):
         report(count, len(todo))
-    shape = mini_weights.load(weights).model.shape
 
     def gathered(which: Sequence[Path], kinds: tuple[str, ...]) -> Held:
         found: dict[str, list[np.ndarray]] = {kind: [] for kind in kinds}
@@ -76,7 +73,7 @@ def hold(weights: Path, robot: str, files: Sequence[Path], glances: Sequence[Pat
             with np.load(kept[file]) as stored:
                 for kind in kinds:
                     found[kind].append(stored[kind])
-        return Held(shape, {kind: np.concatenate(parts) for kind, parts in found.items()})
+        return Held(model.shape, {kind: np.concatenate(parts) for kind, parts in found.items()})
 
     return gathered(files, (ACT, ASK)), gathered(glances, (ASK,)) if glances else None
 
@@ -101,11 +98,10 @@ def _finding(weights: Path, robot: str) -> Callable[[tuple[Path, Path, bool]], N
         data = Demonstrations(machine, model.shape, [file]) if acting else Asked(machine, model.shape, [file])
         found: dict[str, list[np.ndarray]] = {}
         for frames in np.array_split(np.arange(len(data)), max(1, -(-len(data) // AT_ONCE))):
-            seen = None
-            for kind in (ACT, ASK) if acting else (ASK,):
-                look = data.look(frames, words, scales, acting=kind == ACT)
-                seen = model.look(look.pictures) if seen is None else seen
-                found.setdefault(kind, []).append(flat(model.find(look, seen)[0], model.shape, kind))
+            look = data.look(frames, words, scales, acting=True) if acting else data.look(frames, words, scales)
+            seen, asking = model.look(look.pictures), replace(look, subtask=look.subtask[:, :0])
+            for kind, one in ((ACT, look), (ASK, asking)) if acting else ((ASK, asking),):
+                found.setdefault(kind, []).append(flat(model.find(one, seen, acting=kind == ACT)[0]))
         buffer = io.BytesIO()
         np.savez(buffer, **{kind: np.concatenate(parts) for kind, parts in found.items()})
         put(kept, buffer.getvalue())

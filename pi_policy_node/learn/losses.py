@@ -66,7 +66,7 @@ def draw(batch: Batch, *, every: int, repeats: int, latest: int, generator: torc
 def losses(model: Mini, batch: Batch, noise: Noise) -> dict[str, Tensor]:
     """Each part of the loss."""
     result = {}
-    found, pointing = _find(model, batch.look)
+    found, pointing = _find(model, batch.look, acting=True)
     if pointing:
         every = torch.ones_like(batch.arm[:, None]) > 0
         result |= {"cells": cells(pointing, batch.glance, every), "spots": spots(pointing, batch.glance, every)}
@@ -107,9 +107,10 @@ def _words(model: Mini, look: Look, said: Tensor, seen: dict[str, Tensor] | None
     return _spelled(logits, said)
 
 
-def _find(model: Mini, look: Look, seen: dict[str, Tensor] | None = None) -> tuple[Found, dict[str, Pointing]]:
+def _find(model: Mini, look: Look, seen: dict[str, Tensor] | None = None, *, acting: bool = False) -> tuple[
+        Found, dict[str, Pointing]]:
     """What the eyes see; where they are held nothing is pointed at, for nothing is to be learnt from it."""
-    return model.find(look, seen) if look.found is None else (look.found, {})
+    return model.find(look, seen, acting=acting) if look.found is None else (look.found, {})
 
 
 def _spelled(logits: Tensor, said: Tensor) -> Tensor:
@@ -176,7 +177,7 @@ def evaluate(model: Mini, data: Demonstrations, frames: np.ndarray, words: Words
     told_of: dict[str, list[np.ndarray]] = {}
     for part in np.array_split(frames, max(1, len(frames) // 64)):
         batch = data.batch(part, 0, words, scales).to(str(device))
-        found, pointing = _find(model, batch.look)
+        found, pointing = _find(model, batch.look, acting=True)
         scene = model.aim(batch.look, found)
         told = model.tell(scene)
         noise = torch.randn(batch.knots.shape, generator=generator).to(device)

@@ -10,11 +10,14 @@ import torch
 from torch import Tensor
 
 from pi_policy_node.policy.mini_eyes import EYES, eye_shape, fit
+from pi_policy_node.policy.mini_model import Found
 from pi_policy_node.policy.shapes import EyeShape, MiniShape
 
 
 class Pictures:
     """F frames of every camera; some may lack some cameras."""
+
+    held = None  # what held eyes see in them
 
     def __init__(self, shape: MiniShape, cameras: Mapping[str, str]) -> None:
         """cameras: the camera of each eye."""
@@ -42,10 +45,14 @@ class Pictures:
         """bool [N, eyes]: which there are."""
         return np.stack([self._size[self._cameras[eye]][frames] > 0 for eye in EYES], 1)
 
-    def floats(self, frames: np.ndarray, rng: np.random.Generator | None) -> tuple[dict[str, Tensor], np.ndarray]:
-        """As the network takes them, by eye; and which there are."""
-        raw, seen = self.decode(frames)
-        return {eye: to_float(images, rng) for eye, images in raw.items()}, seen
+    def seen(self, kind: str, frames: np.ndarray, rng: np.random.Generator | None) -> tuple[
+            dict[str, Tensor], np.ndarray, Found | None]:
+        """As the network takes them, by eye, and which there are; in place of pictures, what held eyes see in them to
+        act or to be asked (`kind`: learn/held.py)."""
+        if self.held is not None:
+            return {}, self.there(frames), self.held.found(kind, frames)
+        raw, there = self.decode(frames)
+        return {eye: to_float(images, rng) for eye, images in raw.items()}, there, None
 
     def decode(self, frames: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """uint8 [N, h, w, 3] by eye, as it takes them, and which there are [N, eyes]."""

@@ -23,7 +23,8 @@ import torch
 import torch.distributed as dist
 
 from pi_policy_node.learn import curves
-from pi_policy_node.learn.dataset import CAMERAS, Asked, Demonstrations, moved, vocabulary
+from pi_policy_node.learn.asked import Asked
+from pi_policy_node.learn.dataset import CAMERAS, Demonstrations, moved, vocabulary
 from pi_policy_node.learn.held import hold
 from pi_policy_node.learn.losses import draw, evaluate, glances, losses
 from pi_policy_node.learn.recipe import TrainingRecipe
@@ -101,9 +102,10 @@ def _hold(run: Run, data: Demonstrations, asked: Asked | None) -> None:
     if run.init is None or run.recipe.looking:
         raise TrainError("eyes that are held must come from weights, and have looked enough: give --init FILE, and in "
                          "the recipe looking 0")
-    data.held, of_glances = hold(run.init, run.recipe.robot, run.files, run.glances, run.out, run.workers, _looked)
+    data.pictures.held, of_glances = hold(
+        run.init, run.recipe.robot, run.files, run.glances, run.out, run.workers, _looked)
     if asked is not None:
-        asked.held = of_glances
+        asked.pictures.held = of_glances
 
 
 def _looked(done: int, of: int) -> None:

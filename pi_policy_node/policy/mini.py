@@ -236,7 +236,8 @@ class MiniPolicy:
                 fixed = given_knots(prefix.rows, self._every, shape.knots)
                 known[row, : len(fixed)], given[row, : len(fixed)] = fixed, True
         look = self._look(prompts, subtasks, there, states)
-        scene = self.model.aim(look, self.model.find(look, seen)[0], drop=bool((look.subtask != PAD).all()))
+        found, _ = self.model.find(look, seen, acting=True)
+        scene = self.model.aim(look, found, drop=bool((look.subtask != PAD).all()))
         noise = self._spread * torch.randn(known.shape, generator=self._generator)
         told = self.scales.knots_in(known, at) * ~self.robot.is_base  # see `perceived`
         chunk = self.model.act(scene, noise, steps=self._steps, known=torch.from_numpy(told),

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from pi_policy_node.policy.shapes import EyeShape, MiniShape
 
 EYES = ("front", "left_wrist", "right_wrist", "rear", "wide")
-POINTING = EYES[:3]  # those that say where a thing is
+POINTING, AROUND = EYES[:3], EYES[3:]  # those that say where a thing is; those that see what is around
 
 
 def eye_shape(shape: MiniShape, eye: str) -> EyeShape:

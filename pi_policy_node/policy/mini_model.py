@@ -9,7 +9,6 @@ token tells how far the subtask is. Time runs as in model.py: 1 is noise.
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import asdict, dataclass
 
 import torch
@@ -17,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pi_policy_node.policy.gemma import KV, Gemma
-from pi_policy_node.policy.mini_eyes import EYES, POINTING, Eye, Pointing, even, eye_shape, heading, turned
+from pi_policy_node.policy.mini_eyes import AROUND, EYES, POINTING, Eye, Pointing, even, eye_shape, heading, turned
 from pi_policy_node.policy.model import embed_time, times
 from pi_policy_node.policy.shapes import EyeShape, GemmaShape, MiniShape
 
@@ -32,11 +31,11 @@ _SUBTASK, _SAID, _ACTION = _TEXT + 32, _TEXT + 64, _TEXT + 96
 class Found:
     """What the eyes see in a batch of pictures, for the words in question."""
 
-    maps: Tensor  # [B, T, W] the eyes' tokens, one eye's behind the other's; to act, those of what is around suffice
+    maps: Tensor  # [B, T, W] the eyes' tokens, one eye's behind the other's; to act, of what is around only
     looks: Tensor  # [B, 3, C + 1] how the thing in question looks to each pointing eye, and how surely it is there
     spots: Tensor  # [B, 3, 3] m where it is in that eye's frame
     turns: Tensor  # [B, 3, 6] and how fingers would have to be turned, from that eye's right
-    gaze: Tensor  # [B, 3, W] centres of mass
+    gaze: Tensor  # [B, 3, W] centres of mass; none to act, nor of what follows
     noticed: Tensor  # [B, things, C + 1] how what stands out looks
     places: Tensor  # [B, things, 3] m where that is in the front eye's frame
 
@@ -145,8 +144,8 @@ class Mini(nn.Module):
         """Where the subtask's thing is, what is around, and the subtask's words: all that acting needs."""
         spots = self._spots(look, found)
         tokens = [self._there(look, spots[:, i, None], i) for i in range(len(POINTING))]
-        around = [eye_shape(self.shape, eye).tokens for eye in EYES[len(POINTING):]]
-        for i, part in enumerate(found.maps[:, -sum(around):].split(around, 1), len(POINTING)):
+        around = [eye_shape(self.shape, eye).tokens for eye in AROUND]
+        for i, part in enumerate(found.maps.split(around, 1), len(POINTING)):
             tokens.append(self._there(look, part, i))
         return self._prefix(look, tokens, look.subtask, _SUBTASK, 1, drop)
 
@@ -171,16 +170,20 @@ class Mini(nn.Module):
                  for i in range(len(POINTING))]
         return torch.cat(parts, 1)
 
-    def find(self, look: Look, seen: dict[str, Tensor] | None = None) -> tuple[Found, dict[str, Pointing]]:
-        """What the eyes see for the subtask (where there is one, else for the instruction), and where, by eye."""
+    def find(self, look: Look, seen: dict[str, Tensor] | None = None, *, acting: bool = False) -> tuple[
+            Found, dict[str, Pointing]]:
+        """What the eyes see for the subtask (where there is one, else for the instruction), and where, by eye.
+        acting: only what `aim` needs."""
         seen = self.look(look.pictures) if seen is None else seen
         asked = self._asked(look)
         pointing = {eye: self._eye(eye).point(seen[eye], asked[:, None], look.cameras[:, i])
                     for i, eye in enumerate(POINTING)}
-        maps = torch.cat([self._eye(eye).tokens(seen[eye]) for eye in EYES], 1)
-        gaze = torch.cat([self._eye(eye).gaze(seen[eye], asked) for eye in POINTING], 1)
+        maps = torch.cat([self._eye(eye).tokens(seen[eye]) for eye in (AROUND if acting else EYES)], 1)
         looks, spots, turns = (torch.cat([getattr(p, name) for p in pointing.values()], 1)
                                for name in ("looks", "spot", "turn"))
+        if acting:
+            return Found(maps, looks, spots, turns, maps[:, :0], looks[:, :0], spots[:, :0]), pointing
+        gaze = torch.cat([self._eye(eye).gaze(seen[eye], asked) for eye in POINTING], 1)
         noticed = self.front.notice(seen["front"], look.cameras[:, 0])
         return Found(maps, looks, spots, turns, gaze, *noticed), pointing
 

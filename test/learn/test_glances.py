@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from pi_policy_node.learn import glances, losses
-from pi_policy_node.learn.dataset import RECORDED, Asked, vocabulary
+from pi_policy_node.learn.asked import Asked
+from pi_policy_node.learn.dataset import RECORDED, vocabulary
 from pi_policy_node.learn.episodes import EpisodesError, decode
 from pi_policy_node.learn.glances import Gazer, GlanceRecipe
 from pi_policy_node.learn.pictures import cells

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from pi_policy_node.learn import train as training
-from pi_policy_node.learn.dataset import Asked, Demonstrations, vocabulary
+from pi_policy_node.learn.asked import Asked
+from pi_policy_node.learn.dataset import Demonstrations, vocabulary
 from pi_policy_node.learn.episodes import Episode, EpisodesError, encode, write
 from pi_policy_node.learn.glances import GlanceRecipe, record, shards
 from pi_policy_node.learn.held import hold
@@ -184,7 +185,7 @@ def test_held_eyes_see_the_same_and_stay_as_they_are(files, recipe, tmp_path):
         with torch.no_grad():
             found = losses(loaded.model, batch, noise) | glances(loaded.model, glance)
         wanted.append(found)
-        data.held, asked.held = held
+        data.pictures.held, asked.pictures.held = held
     # a thing's picture is made brighter or darker in training, and is kept as it was: all but "said" must agree
     for name in ("actions", "words", "progress", "reach", "base", "arm"):
         assert torch.allclose(wanted[0][name], wanted[1][name], rtol=2e-2, atol=1e-3), name
@@ -197,6 +198,27 @@ def test_held_eyes_see_the_same_and_stay_as_they_are(files, recipe, tmp_path):
     after = mini_weights.load(tmp_path / "run" / training.WEIGHTS).model.state_dict()
     for name, value in loaded.model.state_dict().items():
         assert torch.equal(value, after[name]) == (name.split(".")[0] in HELD or not value.any()), name
+
+
+def test_how_fast_the_base_was_sent_is_not_learnt_from(files):
+    """Of committed knots the network is told the arms', not the base's: it would only go on like that."""
+    torch.manual_seed(0)
+    data, words, model = Demonstrations(ROBOT, SHAPE, files), Words(vocabulary()), training.Mini(SHAPE, 80)
+    for parameter in model.expert.parameters():  # adaptive norms begin closed
+        torch.nn.init.normal_(parameter, std=0.1)
+    torch.nn.init.normal_(model.action_out.weight, std=0.1)
+    batch = data.batch(np.arange(4, 12), 0, words, data.scales())
+    noise = draw(batch, every=5, repeats=1, latest=20, generator=torch.Generator().manual_seed(0))
+    noise.given[:], noise.given[:, :3] = False, True
+
+    def loss(columns):
+        knots = batch.knots.clone()
+        knots[:, :3, columns] += 1.0
+        with torch.no_grad():
+            return losses(model, replace(batch, knots=knots), noise)["actions"]
+
+    assert torch.equal(loss(torch.tensor(ROBOT.is_base)), loss(torch.zeros(18, dtype=torch.bool)))
+    assert not torch.equal(loss(torch.tensor(~ROBOT.is_base)), loss(torch.zeros(18, dtype=torch.bool)))
 
 
 def test_a_step_learns(files, recipe, tmp_path):

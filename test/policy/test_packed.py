@@ -42,12 +42,17 @@ def test_guidance_has_the_true_jacobian(case):
     assert not torch.allclose(engine.sample(given, noise=noise), plain, atol=1e-2)
 
 
-@pytest.mark.skipif(not packed.available(torch.bfloat16), reason="this CPU has no instructions for bfloat16")
 def test_bf16_points_where_float32_points(case):
     shape, pi, _ = case
     given, noise = inputs("a", shape)
-    engine = Engine(model(shape).cast(torch.bfloat16), threads=1, compiled=False)
-    packed.pack(engine.model, prefix=788)
+    engine = Engine(model(shape).cast(torch.bfloat16), threads=1, packed=False, compiled=False)
+    if packed.available(torch.bfloat16):
+        packed.pack(engine.model, prefix=788)
+    else:  # the engine goes without, and who wants it nevertheless is told why not
+        assert not tune.packing_wins(engine.model, prefix=788)
+        with pytest.raises(ValueError, match="in bfloat16.*a CPU with instructions for it"):
+            packed.pack(engine.model, prefix=788)
+        assert not packed.is_packed(engine.model.vlm.blocks[0])
     assert torch.cosine_similarity(pi.sample(given, noise), engine.sample(given, noise=noise), dim=-1).min() >= 0.999
 
 

@@ -1,0 +1,93 @@
+"""Pictures with answers (learn/glances.py) in memory, and batches of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from pi_policy_node.learn import glances
+from pi_policy_node.learn.dataset import CAMERAS, MAPS, ORDER, Glance, answer, pad, seen_from, sentences
+from pi_policy_node.learn.labels import project
+from pi_policy_node.learn.pictures import Pictures, cells
+from pi_policy_node.policy.mini_eyes import POINTING, eye_shape
+from pi_policy_node.policy.mini_model import Look
+from pi_policy_node.policy.mini_rows import Scales, perceived
+from pi_policy_node.policy.mini_words import Words
+from pi_policy_node.policy.shapes import MiniShape
+from pi_policy_node.robot import Kinematics, Robot
+from pi_policy_node.sim.tasks.goals import IN
+
+KINDS_ASKED = {"pick": 4.0, "into": 2.0, "beside": 1.0, "onto": 1.0, "drawer": 0.3}  # in these parts
+
+
+class Asked:
+    """N pictures of each camera, with M answers."""
+
+    def __init__(self, robot: Robot, shape: MiniShape, files: Sequence[Path]) -> None:
+        self.robot, self.shape = robot, shape
+        kinematics, self.pictures = Kinematics(robot), Pictures(shape, CAMERAS)
+        made = [glances.read(file) for file in files]
+        self.state = np.concatenate([one.state for one in made]).astype(np.float64)
+        before = np.cumsum([0, *(len(one.state) for one in made)])
+        self.frame = np.concatenate([one.frame + k for one, k in zip(made, before)])
+        self.words = [text for one in made for text in one.words]
+        self.task, self.step = ([text for one in made for text in getattr(one, name)] for name in ("task", "step"))
+        self.place, self.turn = (np.concatenate([getattr(one, name) for one in made]) for name in ("place", "turn"))
+        tools = kinematics.tools(self.state)
+        self.tools = np.stack([tools[g.name] for g in robot.groups if g.kind == "arm"], 1).astype(np.float32)
+        self._seen = np.concatenate((perceived(robot, self.state), self.tools.reshape(len(self.state), -1)), 1)
+        names = {camera.name: camera for camera in robot.cameras}
+        poses = {eye: kinematics.link_pose(self.state, names[CAMERAS[eye]].frame) for eye in POINTING}
+        self.cameras = np.stack([poses[eye][:, :3] for eye in POINTING], 1).astype(np.float32)
+        self.cell = {eye: cells(eye_shape(shape, eye), project(names[CAMERAS[eye]], poses[eye][self.frame], self.place))
+                     for eye in POINTING}
+        for one in made:
+            self.pictures.add(one.images, len(one.state))
+        self.pictures.close()
+        kinds = [_kind(text) for text in self.words]
+        count = {kind: kinds.count(kind) for kind in KINDS_ASKED}
+        self._weight = np.array([KINDS_ASKED[kind] / count[kind] for kind in kinds])  # how often each is worth asking
+        self._first = np.searchsorted(self.frame, np.arange(len(self.state) + 1))
+        count, things = MAPS["front"], np.array([kind in ("pick", "into") for kind in kinds])
+        self._things = np.zeros((len(self.state), count + 1), bool)
+        self._things[self.frame[things], self.cell["front"][things]] = True
+
+    def __len__(self) -> int:
+        """Pictures."""
+        return len(self.state)
+
+    def batch(self, frames: np.ndarray, questions: int, words: Words, scales: Scales, *,
+              rng: np.random.Generator) -> Glance:
+        which = np.array([self._choose(frame, questions, rng) for frame in frames])  # [B, K]
+        poses, look = self.cameras[frames], self.look(frames, words, scales, rng)
+        asked = pad([words.encode(self.words[k]) for k in which.flat], ORDER).unflatten(0, which.shape)
+        return Glance(look, asked, {eye: torch.from_numpy(self.cell[eye][which]) for eye in POINTING},
+                      torch.from_numpy(seen_from(poses, self.place[which])), torch.from_numpy(self.turn[which]),
+                      torch.from_numpy(self._things[frames, :-1]), answer([words.encode(self.step[k]) for k in frames]))
+
+    def look(self, frames: np.ndarray, words: Words, scales: Scales, rng: np.random.Generator | None = None) -> Look:
+        """What is seen in some pictures; the subtask is asked for."""
+        pictures, seen, found = self.pictures.seen("ask", frames, rng)
+        return Look(pictures, torch.from_numpy(seen), torch.from_numpy(scales.state_in(self._seen[frames])),
+                    torch.from_numpy(self.cameras[frames]), torch.from_numpy(self.tools[frames]),
+                    sentences([self.task[k] for k in frames], words, rng),
+                    torch.zeros(len(frames), 0, dtype=torch.int64), found)
+
+    def _choose(self, frame: int, count: int, rng: np.random.Generator) -> np.ndarray:
+        """The numbers of some of a picture's answers."""
+        answers = np.arange(self._first[frame], self._first[frame + 1])
+        chance = self._weight[answers] / self._weight[answers].sum()
+        return rng.choice(answers, count, p=chance, replace=count > len(answers))
+
+
+def _kind(text: str) -> str:
+    """What sort of question a subtask's words are."""
+    first, *_, last = text.split()
+    if first != "place":
+        return first if first == "pick" else "drawer"
+    if "of" in text.split():
+        return "beside"
+    return "into" if last in IN else "onto"
