@@ -15,6 +15,7 @@ PASSES_ON = True
 
 ON_THE_CLOCK = ("test/graph/", "test/nodes/", "test/launch/", "test/bench/", "test/policy/test_client.py",
                 "test/policy/test_serve.py", "test/policy/test_server.py")
+TRIES = 3
 MOST_AGAIN = 12  # more failures are no accident
 
 
@@ -35,15 +36,17 @@ def run(args: argparse.Namespace) -> int:
     with claim_domain() as domain:
         environment = ros_environment(domain=domain.id)
         code = _pytest(command(args.rest), environment)
-        again = worth_a_second_try(_failed()) if code == 1 else []
-        if again:
-            print(f"\nA second and last try, alone, for {len(again)} that run on the clock:", *again, sep="\n  ", flush=True)
+        for attempt in range(2, TRIES + 1):
+            again = worth_another_try(_failed()) if code == 1 else []
+            if not again:
+                break
+            print(f"\nTry {attempt} of {TRIES}, alone, for {len(again)} that run on the clock:", *again, sep="\n  ", flush=True)
             code = _pytest([sys.executable, "-m", "pytest", "-q", *again], environment)
-            print(f"The first run failed in {len(again)}; the second try {'failed too' if code else 'passed'}.", flush=True)
+            print(f"Try {attempt} of {TRIES} {'failed too' if code else 'passed'}.", flush=True)
     return code
 
 
-def worth_a_second_try(failed: list[str]) -> list[str]:
+def worth_another_try(failed: list[str]) -> list[str]:
     """The failed tests, if all of them hold real processes to real time, which a busy machine can break; else none."""
     fit = len(failed) <= MOST_AGAIN and all(test.startswith(ON_THE_CLOCK) for test in failed)
     return sorted(failed) if fit else []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pi_policy_node.cli.test import MOST_AGAIN, ON_THE_CLOCK, worth_a_second_try
+from pi_policy_node.cli.test import MOST_AGAIN, ON_THE_CLOCK, worth_another_try
 from pi_policy_node.environment import checkout
 
 TIMED = ["test/nodes/test_sim.py::test_b", "test/graph/test_faults.py::test_a[x]"]
@@ -17,7 +17,7 @@ TIMED = ["test/nodes/test_sim.py::test_b", "test/graph/test_faults.py::test_a[x]
     ([f"test/graph/test_faults.py::test_{k}" for k in range(MOST_AGAIN + 1)], []),
 ])
 def test_only_a_few_that_run_on_the_clock(failed, again):
-    assert worth_a_second_try(failed) == again
+    assert worth_another_try(failed) == again
 
 
 def test_what_runs_on_the_clock_is_there():

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from harness import RobotUnderTest, again
+from harness import RobotUnderTest
 from player import Player
 from sensor_msgs.msg import JointState
 from std_srvs.srv import Trigger
@@ -167,7 +167,6 @@ def begin_afresh(robot, player, hand):
     robot.bridges.clear()
 
 
-@again
 def test_a_grasp_is_held_through_a_hold_and_through_a_stop_that_is_resumed(robot, player, hand):
     begin_afresh(robot, player, hand)
     hand.grasp()

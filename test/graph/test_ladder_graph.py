@@ -5,7 +5,7 @@ import time
 
 import numpy as np
 import pytest
-from harness import RobotUnderTest, again, small_robot
+from harness import RobotUnderTest, small_robot
 
 from pi_msgs.msg import BridgeStatus, PolicyStatus, TaskStatus
 from pi_policy_node.policy.registry import make_policy
@@ -67,7 +67,6 @@ def keep_waving(robot):
         robot.run(WORDS)
 
 
-@again
 def test_the_link_is_cut_in_motion_and_heals(robot, link):
     link.cut()
     link.heal()
@@ -95,7 +94,6 @@ def test_the_link_is_cut_in_motion_and_heals(robot, link):
     assert robot.policy.rung == 0 and robot.policy.code == PolicyStatus.OK
 
 
-@again
 def test_without_the_server_a_task_is_done_by_the_rung_below(robot, link):
     link.cut()
     robot.run("reach left")

@@ -5,7 +5,6 @@ import subprocess
 import sys
 
 import pytest
-from harness import again
 
 from pi_msgs.msg import BridgeStatus, TaskStatus
 from pi_policy_node.nodes.client import NoRobot, RobotClient
@@ -21,7 +20,6 @@ def end(process, limit=40):
     return process.returncode, out + err
 
 
-@again
 def test_it_shows_how_a_task_goes_and_ends_with_its_status(robot):
     robot.recover()
     code, said = end(start("reach left"))
@@ -30,7 +28,6 @@ def test_it_shows_how_a_task_goes_and_ends_with_its_status(robot):
     assert code == TaskStatus.REFUSED and "'sing'" in said and "wave" in said
 
 
-@again
 def test_who_is_replaced_is_told_and_who_replaces_waits_for_its_own(robot):
     robot.recover()
     first = start("wave")
@@ -42,7 +39,6 @@ def test_who_is_replaced_is_told_and_who_replaces_waits_for_its_own(robot):
     assert code == 0 and "done: reach left" in said, said
 
 
-@again
 def test_the_next_step_is_said(robot):
     robot.run("wave")
     task = robot.instruction.id
@@ -54,7 +50,6 @@ def test_the_next_step_is_said(robot):
     assert code == TaskStatus.CANCELLED, said
 
 
-@again
 def test_a_stop_that_is_carried_out_is_no_failure(robot):
     robot.run("wave")
     code, said = end(start("stop!"))
@@ -68,7 +63,6 @@ def test_a_stop_that_is_carried_out_is_no_failure(robot):
     assert code == 0 and "policy: idle (scripted)" in said, said
 
 
-@again
 def test_the_five_verbs(robot):
     robot.recover()
     with RobotClient() as client:

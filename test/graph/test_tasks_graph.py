@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from harness import RobotUnderTest, again, small_robot
+from harness import RobotUnderTest, small_robot
 from lifecycle_msgs.msg import Transition
 from rclpy.action import ActionClient
 
@@ -62,7 +62,6 @@ def ended(robot, state, limit):
 # ---------------------------------------------------------------------------------------------------- it ends well
 
 
-@again
 def test_success_by_words(robot):
     robot.run("reach left")
     task = ended(robot, TaskStatus.SUCCEEDED, 20)
@@ -70,7 +69,6 @@ def test_success_by_words(robot):
     robot.wait(lambda: robot.bridge.at_rest, 3, "rest")
 
 
-@again
 def test_success_by_action_with_feedback(robot):
     robot.recover()
     handle = goal(robot, "please raise the lift")
@@ -81,7 +79,6 @@ def test_success_by_action_with_feedback(robot):
     assert max(progress) > 0.7 and robot.feedback[-1].latency > 0
 
 
-@again
 def test_a_direct_goal_is_one_step(robot):
     robot.recover()
     answer = result(robot, goal(robot, "reach right", direct=True), 20)
@@ -95,7 +92,6 @@ def test_a_direct_goal_is_one_step(robot):
     ("crash", PolicyStatus.EXCEPTION), ("nan", PolicyStatus.NOT_FINITE), ("full", PolicyStatus.OUT_OF_MEMORY),
     ("hang", PolicyStatus.DEADLINE_MISSED),
 ])  # fmt: skip
-@again
 def test_a_policy_that_fails_in_motion_is_named_and_the_robot_holds(robot, how, code):
     robot.run(f"{how} and wave")
     robot.wait(lambda: robot.policy.code == code, 8, f"{how} to be named")
@@ -109,7 +105,6 @@ def test_a_policy_that_fails_in_motion_is_named_and_the_robot_holds(robot, how, 
     robot.run()  # and it is as well as before
 
 
-@again
 def test_it_tries_again_and_gives_up_with_a_sentence(robot):
     robot.recover()
     robot.say("stall and wave")
@@ -117,7 +112,6 @@ def test_it_tries_again_and_gives_up_with_a_sentence(robot):
     assert task.retries == 1 and "no progress" in task.reason and "'push'" in task.reason and "30%" in task.reason
 
 
-@again
 def test_a_time_limit_ends_motion(robot):
     robot.recover()
     handle = goal(robot, "wave", time_limit=2.0)
@@ -128,7 +122,6 @@ def test_a_time_limit_ends_motion(robot):
     robot.rest(over, BRAKE)
 
 
-@again
 def test_words_that_nobody_knows_are_refused_with_what_would_be_understood(robot):
     robot.recover()
     sequence = robot.bridge.chunk_sequence
@@ -141,7 +134,6 @@ def test_words_that_nobody_knows_are_refused_with_what_would_be_understood(robot
     assert answer.code == ExecuteTask.Result.REFUSED and "'sing'" in answer.reason
 
 
-@again
 def test_a_killed_policy_fails_the_task_which_is_not_taken_up_again(robot):
     robot.run()
     task = robot.instruction.id
@@ -156,7 +148,6 @@ def test_a_killed_policy_fails_the_task_which_is_not_taken_up_again(robot):
 
 
 @pytest.mark.parametrize("words, how", [("wave", "in motion"), ("slow wave", "in motion"), ("slow wave", "in inference")])
-@again
 def test_stop_words(robot, words, how):
     if how == "in motion":
         robot.run(words)
@@ -175,7 +166,6 @@ def test_stop_words(robot, words, how):
 
 
 @pytest.mark.parametrize("stage", ["before it moves", "in motion", "by words"])
-@again
 def test_cancel_at_every_stage(robot, stage):
     robot.recover()
     handle = goal(robot, "wave")
@@ -193,7 +183,6 @@ def test_cancel_at_every_stage(robot, stage):
     robot.stays_at_rest(0.3)
 
 
-@again
 def test_a_new_goal_replaces_the_old_one(robot):
     robot.recover()
     first = goal(robot, "wave")
@@ -204,7 +193,6 @@ def test_a_new_goal_replaces_the_old_one(robot):
     assert result(robot, second, 20).code == ExecuteTask.Result.SUCCEEDED
 
 
-@again
 def test_the_next_step_takes_effect_at_once_and_without_a_jump(robot):
     robot.run("wave")
     task = robot.instruction.id
@@ -220,7 +208,6 @@ def test_the_next_step_takes_effect_at_once_and_without_a_jump(robot):
     assert steps.max() < 0.1 and robot.count("far_first_row") == refused, robot.tell()
 
 
-@again
 def test_an_unknown_step_is_refused_and_the_task_goes_on(robot):
     robot.run("wave")
     task = robot.instruction.id
@@ -230,7 +217,6 @@ def test_an_unknown_step_is_refused_and_the_task_goes_on(robot):
     robot.wait(lambda: robot.task.id == task and robot.task.state == TaskStatus.RUNNING, 3, "the task to be shown again")
 
 
-@again
 def test_deactivation_waits_for_no_policy(robot):
     robot.run("hang and wave")
     robot.wait(lambda: robot.policy.code == PolicyStatus.DEADLINE_MISSED, 8, "a policy that hangs")
