@@ -10,15 +10,16 @@ import torch
 
 from pi_policy_node.learn import glances
 from pi_policy_node.learn.dataset import CAMERAS, MAPS, ORDER, Glance, answer, pad, seen_from, sentences
-from pi_policy_node.learn.labels import project
-from pi_policy_node.learn.pictures import Pictures, cells
-from pi_policy_node.policy.mini_eyes import POINTING, eye_shape
+from pi_policy_node.learn.labels import project, stands
+from pi_policy_node.learn.pictures import Pictures, cells, to_float
+from pi_policy_node.policy.mini_eyes import AROUND, POINTING, eye_shape
 from pi_policy_node.policy.mini_model import Look
 from pi_policy_node.policy.mini_rows import Scales, perceived
 from pi_policy_node.policy.mini_words import Words
 from pi_policy_node.policy.shapes import MiniShape
 from pi_policy_node.robot import Kinematics, Robot
 from pi_policy_node.sim.tasks.goals import IN
+from pi_policy_node.sim.world import PLACES
 
 KINDS_ASKED = {"pick": 4.0, "into": 2.0, "beside": 1.0, "onto": 1.0, "drawer": 0.3}  # in these parts
 
@@ -35,6 +36,9 @@ class Asked:
         self.frame = np.concatenate([one.frame + k for one, k in zip(made, before)])
         self.words = [text for one in made for text in one.words]
         self.task, self.step = ([text for one in made for text in getattr(one, name)] for name in ("task", "step"))
+        bases = np.concatenate([one.base for one in made])
+        self._room = stands(bases, list(PLACES.values()))
+        self._away = np.flatnonzero(np.abs(bases - PLACES["table"]).max(1) > 0.01)
         self.place, self.turn = (np.concatenate([getattr(one, name) for one in made]) for name in ("place", "turn"))
         tools = kinematics.tools(self.state)
         self.tools = np.stack([tools[g.name] for g in robot.groups if g.kind == "arm"], 1).astype(np.float32)
@@ -60,13 +64,17 @@ class Asked:
         return len(self.state)
 
     def batch(self, frames: np.ndarray, questions: int, words: Words, scales: Scales, *,
-              rng: np.random.Generator) -> Glance:
+              rng: np.random.Generator, rooms: int = 0) -> Glance:
+        """rooms: how many pictures from all over the room come with them, for the eyes that see what is around."""
         which = np.array([self._choose(frame, questions, rng) for frame in frames])  # [B, K]
         poses, look = self.cameras[frames], self.look(frames, words, scales, rng)
         asked = pad([words.encode(self.words[k]) for k in which.flat], ORDER).unflatten(0, which.shape)
+        away = rng.choice(self._away, rooms if len(self._away) else 0)
+        around = {eye: to_float(images, rng) for eye, images in self.pictures.decode(away, AROUND)[0].items()}
         return Glance(look, asked, {eye: torch.from_numpy(self.cell[eye][which]) for eye in POINTING},
                       torch.from_numpy(seen_from(poses, self.place[which])), torch.from_numpy(self.turn[which]),
-                      torch.from_numpy(self._things[frames, :-1]), answer([words.encode(self.step[k]) for k in frames]))
+                      torch.from_numpy(self._things[frames, :-1]), around, torch.from_numpy(self._room[away]),
+                      answer([words.encode(self.step[k]) for k in frames]))
 
     def look(self, frames: np.ndarray, words: Words, scales: Scales, rng: np.random.Generator | None = None) -> Look:
         """What is seen in some pictures; the subtask is asked for."""

@@ -48,7 +48,9 @@ class Glance:
     spots: Tensor  # float [B, K, 3, 3] m: the places in the pointing eyes' frames, NaN: unknown
     turns: Tensor  # float [B, K, 6] directions in which fingers would close, in the base's frame; NaN: any will do
     things: Tensor  # bool [B, the front eye's cells]: there is a thing
-    said: Tensor  # int64 [B, S] BEGIN, the subtask's words, END, PAD; these three are empty in a demonstration's
+    around: dict[str, Tensor]  # pictures from all over the room, by eye
+    room: Tensor  # float [R, places, 4] where the room's places are in these
+    said: Tensor  # int64 [B, S] BEGIN, the subtask's words, END, PAD; these five are empty in a demonstration's
 
     def to(self, device: str) -> Glance:
         return self if device == "cpu" else moved(self, device)
@@ -225,7 +227,7 @@ class Demonstrations:
             torch.from_numpy(self.reach[frames] / REACH), torch.from_numpy(self.base[frames] / REACH),
             Glance(look, look.subtask[:, None],
                    {eye: torch.from_numpy(getattr(self, f"{eye}_cell")[frames])[:, None] for eye in POINTING},
-                   torch.from_numpy(seen_from(self.cameras[frames], place[:, None])), *3 * (torch.zeros(0),)))
+                   torch.from_numpy(seen_from(self.cameras[frames], place[:, None])), torch.zeros(0), torch.zeros(0), {}, torch.zeros(0), torch.zeros(0)))
 
     def look(self, frames: np.ndarray, words: Words, scales: Scales, rng: np.random.Generator | None = None, *,
              acting: bool) -> Look:

@@ -12,7 +12,7 @@ import json
 import math
 import zipfile
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -30,12 +30,13 @@ from pi_policy_node.sim.tasks import Task, View, draw, look
 from pi_policy_node.sim.tasks.families import UNDER
 from pi_policy_node.sim.tasks.goals import IN, Inside, name_words
 from pi_policy_node.sim.tasks.view import HALF_WIDTH, STROKE, TOP, half_height
-from pi_policy_node.sim.world import DRAWER, DRAWER_TRAVEL, HANDLE, KINDS
+from pi_policy_node.sim.world import DRAWER, DRAWER_TRAVEL, HANDLE, KINDS, PLACES
 
-VERSION = 3
+VERSION = 4
 SHARD = 100  # scenes in a file
 # in these parts
-FAMILIES = {"put": 5, "stack": 2, "move": 2, "drawer": 1, "bring": 1, "clear": 3, "gather": 2, "sort": 2}
+FAMILIES = {"put": 5, "stack": 2, "move": 2, "drawer": 1, "bring": 1, "clear": 3, "gather": 2, "sort": 2, "drive": 12}
+RESTS = 0.7  # part of the arms that are at home while the robot drives
 MET = 0.5  # part of the scenes in which some things are where they have to be already
 FLOOR = 0.008  # m from a container's foot to what lies in it
 HELD = 0.02  # m from the underside of a thing to the fingers that hold it, about
@@ -63,7 +64,7 @@ class Glances:
     words: tuple[str, ...]  # M: what is asked for, as a subtask would
     place: np.ndarray  # float32 [M, 3] m, in the base's frame
     turn: np.ndarray  # float32 [M, 6] harmonics of the directions in which fingers would close there; NaN: any will do
-    seed: np.ndarray  # int64 [N] of the scene
+    base: np.ndarray  # float64 [N, 3] where the base stands in the room: x, y, yaw
     task: tuple[str, ...]  # N: an instruction for this scene
     step: tuple[str, ...]  # N: the subtask that is next for it
 
@@ -78,13 +79,14 @@ class Gazer:
         self.sim = simulator(self.robot, self.shapes)
 
     def shard(self, first: int, count: int) -> Glances:
-        states, frame, words, places, turns, tasks, steps = [], [], [], [], [], [], []
+        states, bases, frame, words, places, turns, tasks, steps = ([] for _ in range(8))
         images: dict[str, list[bytes]] = {name: [] for name in self.shapes}
         for k, seed in enumerate(range(first, first + count)):
             task, view = self._scene(np.random.default_rng([seed, 31]), seed)
             for name, image in smaller(self.sim, self.shapes).items():
                 images[name].append(encode(image))
             states.append(view.state)
+            bases.append(view.base)
             tasks.append(task.instruction)
             steps.append(task.next(view).words)
             for text, place, yaws in answers(view):
@@ -93,23 +95,26 @@ class Gazer:
                 places.append(view.to_base(place))
                 turns.append(harmonics(np.array(yaws) - view.base[2]) if yaws else [np.nan] * 6)
         return Glances(np.array(states, np.float32), images, np.array(frame, np.int32), tuple(words),
-                       np.array(places, np.float32), np.array(turns, np.float32), np.arange(first, first + count),
+                       np.array(places, np.float32), np.array(turns, np.float32), np.array(bases, np.float64),
                        tuple(tasks), tuple(steps))
 
     def _scene(self, rng: np.random.Generator, seed: int) -> tuple[Task, View]:
         """Sets one up, with the robot somewhere in it."""
         parts = np.array(list(FAMILIES.values()), float)
         task = draw(str(rng.choice(list(FAMILIES), p=parts / parts.sum())), seed)
-        self.sim.reset(0, task.scene)
+        driving = task.family == "drive"
+        self.sim.reset(0, replace(task.scene, base=anywhere(rng)) if driving else task.scene)
         view = look(self.sim)
         if rng.random() < MET:
             self._bring(task, view, rng.random(len(task.goals)) < rng.random())
             view = look(self.sim)
         row = self.robot.home.copy()
-        row[self.robot.group("lift").columns] += rng.uniform(-0.02, 0.03) * (rng.random() < 0.5)
+        row[self.robot.group("lift").columns] += rng.uniform(-0.02, 0.03) * (not driving and rng.random() < 0.5)
         things = [name for name, thing in view.things.items() if thing.kind in HALF_WIDTH]
         held = {}
         for arm in self.arms.values():
+            if driving and rng.random() < RESTS:
+                continue
             point, yaw, opening, thing = self._hand(rng, arm, view, row[arm.lift], things)
             try:
                 row[arm.columns] = arm.joints(point, yaw, row[arm.lift])
@@ -159,6 +164,22 @@ class Gazer:
                 # its own axis across the fingers, whichever way the hand is turned
                 pose = self.sim.physics.tool_yaw(arm)
                 self.sim.physics.pose(held[arm], tool, (math.cos(pose / 2), 0.0, 0.0, math.sin(pose / 2)))
+
+
+def anywhere(rng: np.random.Generator) -> tuple[float, float, float]:
+    """A pose of the base: about a place, on the way from one to another, or lost in the room."""
+    start, goal = (np.array(PLACES[str(name)]) for name in rng.permutation(list(PLACES))[:2])
+    how = rng.random()
+    if how < 0.4:
+        pose = goal + np.r_[rng.normal(0, 0.08, 2), rng.normal(0, 0.12)]
+    elif how < 0.8:
+        x, y = start[:2] + (goal - start)[:2] * rng.random() + rng.normal(0, 0.12, 2)
+        ways = (start[2], goal[2], math.atan2(goal[1] - start[1], goal[0] - start[0]))
+        aside = rng.normal(0, 0.4) if rng.random() < 0.7 else rng.uniform(-math.pi, math.pi)
+        pose = x, y, float(rng.choice(ways)) + aside
+    else:
+        pose = rng.uniform([-1.7, -1.8, -math.pi], [0.2, 1.3, math.pi])
+    return tuple(float(part) for part in pose)
 
 
 def answers(view: View) -> Iterator[tuple[str, np.ndarray, list[float]]]:
@@ -215,7 +236,7 @@ def _path(folder: Path, first: int) -> Path:
 def write(path: Path, glances: Glances) -> None:
     """A file, all or nothing."""
     arrays = {"version": np.array(VERSION), "state": glances.state, "frame": glances.frame, "place": glances.place,
-              "turn": glances.turn, "words": np.array(glances.words), "seed": glances.seed,
+              "turn": glances.turn, "words": np.array(glances.words), "base": glances.base,
               "task": np.array(glances.task), "step": np.array(glances.step)}
     for camera, images in glances.images.items():
         arrays[f"images.{camera}"] = np.frombuffer(b"".join(images), np.uint8)
@@ -238,7 +259,7 @@ def read(path: Path) -> Glances:
                 ends = arrays[f"ends.{camera}"]
                 images[camera] = [arrays[name][a:b].tobytes() for a, b in zip([0, *ends[:-1]], ends)]
         words, task, step = (tuple(arrays[name].tolist()) for name in ("words", "task", "step"))
-        return Glances(arrays["state"], images, arrays["frame"], words, arrays["place"], arrays["turn"], arrays["seed"],
+        return Glances(arrays["state"], images, arrays["frame"], words, arrays["place"], arrays["turn"], arrays["base"],
                        task, step)
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise EpisodesError(f"{path} holds no pictures with answers: {error}") from None

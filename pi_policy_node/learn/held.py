@@ -46,7 +46,7 @@ def sizes(shape: MiniShape, kind: str) -> tuple[tuple[int, int], ...]:
     eyes = EYES if kind == ASK else AROUND
     tokens, width, looks = sum(eye_shape(shape, e).tokens for e in eyes), shape.vlm.width, shape.channels + 1
     gaze, noticed = (len(POINTING), shape.front.things) if kind == ASK else (0, 0)
-    found = ((tokens, width), (len(POINTING), looks), (len(POINTING), 3), (len(POINTING), 6))
+    found = ((tokens, width), (len(POINTING), looks), (len(POINTING), 3), (len(POINTING), 6), (shape.places, 4))
     return *found, (gaze, width), (noticed, looks), (noticed, 3)
 
 

@@ -7,6 +7,7 @@ real robot's demonstrations can be labelled in the same way.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -90,6 +91,13 @@ def project(camera, pose: np.ndarray, place: np.ndarray) -> np.ndarray:
     return np.where(inside[:, None], np.stack((x, y), 1), np.nan).astype(np.float32)
 
 
+def stands(bases: np.ndarray, places: Sequence[Sequence[float]]) -> np.ndarray:
+    """float32 [N, places, 4] poses x, y, yaw as seen from bases [N, 3]: x, y, cosine and sine of the angle."""
+    ends = np.broadcast_to(np.array(places), (len(bases), len(places), 3))
+    x, y, turn = np.moveaxis(np.stack([_relative(bases, end) for end in ends.swapaxes(0, 1)], 1), 2, 0)
+    return np.stack((x, y, np.cos(turn), np.sin(turn)), 2).astype(np.float32)
+
+
 def segments(numbers: np.ndarray) -> list[tuple[int, int]]:
     """(first step, step behind the last) of each run of equal numbers."""
     cuts = [0, *(np.flatnonzero(np.diff(numbers)) + 1).tolist(), len(numbers)]
@@ -97,7 +105,7 @@ def segments(numbers: np.ndarray) -> list[tuple[int, int]]:
 
 
 def _relative(track: np.ndarray, end: np.ndarray) -> np.ndarray:
-    """[T, 3] an end pose as seen from each pose."""
+    """[T, 3] an end pose (or one for each) as seen from each pose."""
     dx, dy, turn = (end - track).T
     c, s = np.cos(track[:, 2]), np.sin(track[:, 2])
     return np.stack((c * dx + s * dy, c * dy - s * dx, turn), 1)

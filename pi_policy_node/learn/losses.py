@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pi_policy_node.learn.dataset import Batch, Demonstrations, Glance
-from pi_policy_node.policy.mini_eyes import heading, turned
+from pi_policy_node.policy.mini_eyes import AROUND, heading, turned
 from pi_policy_node.policy.mini_model import PAD, REACH, Found, Look, Mini, Pointing, Scene
 from pi_policy_node.policy.mini_rows import Scales, origin
 from pi_policy_node.policy.mini_words import Words
@@ -37,6 +37,7 @@ class Weights:
     glances: float = 0.5
     turns: float = 1.0
     things: float = 0.3
+    room: float = 1.0
     said: float = 0.5
 
     def __post_init__(self) -> None:
@@ -92,13 +93,20 @@ def glances(model: Mini, batch: Glance) -> dict[str, Tensor]:
     seen = model.look(batch.look.pictures)
     pointing = model.point(seen, batch.questions, batch.look.cameras)
     everything = torch.ones_like(batch.questions[..., 0]) > 0
-    return {
+    result = {
         "glances": cells(pointing, batch, everything) + spots(pointing, batch, everything),
         "turns": turns(pointing, batch),
         "things": THING_CELLS * F.binary_cross_entropy_with_logits(model.front.things(seen["front"]),
                                                                    batch.things.float()),
         "said": _words(model, batch.look, batch.said, seen),
     }
+    return result | {"room": room(model, batch)} if len(batch.room) else result
+
+
+def room(model: Mini, batch: Glance) -> Tensor:
+    """How far the room's places are from where they are thought to be."""
+    maps = torch.cat([model.eye(eye).tokens(model.eye(eye).see(batch.around[eye])) for eye in AROUND], 1)
+    return F.smooth_l1_loss(model.room(maps) / REACH, batch.room / REACH, beta=0.2)
 
 
 def _words(model: Mini, look: Look, said: Tensor, seen: dict[str, Tensor] | None = None) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import cv2
 import numpy as np
@@ -54,16 +54,18 @@ class Pictures:
         raw, there = self.decode(frames)
         return {eye: to_float(images, rng) for eye, images in raw.items()}, there, None
 
-    def decode(self, frames: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray]:
-        """uint8 [N, h, w, 3] by eye, as it takes them, and which there are [N, eyes]."""
-        shapes = {eye: eye_shape(self.shape, eye) for eye in EYES}
+    def decode(self, frames: np.ndarray, eyes: Sequence[str] = EYES) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """uint8 [N, h, w, 3] by eye, as it takes them, and which there are [N, all eyes]."""
+        shapes = {eye: eye_shape(self.shape, eye) for eye in eyes}
         result = {eye: np.zeros((len(frames), s.rows[1] - s.rows[0], s.width, 3), np.uint8) for eye, s in shapes.items()}
         for camera, blob in self._blob.items():
-            eyes = [eye for eye in EYES if self._cameras[eye] == camera]
+            those = [eye for eye in eyes if self._cameras[eye] == camera]
+            if not those:
+                continue
             for row, (size, end) in enumerate(zip(self._size[camera][frames], self._end[camera][frames])):
                 if size:
                     image = cv2.imdecode(blob[end - size : end], cv2.IMREAD_COLOR)
-                    for eye in eyes:
+                    for eye in those:
                         result[eye][row] = fit(image, shapes[eye])[..., ::-1]
         return result, self.there(frames)
 

@@ -28,6 +28,7 @@ class TrainingRecipe:
     looking: int
     looked: int
     questions: int
+    rooms: int
     held: bool
     latest: int
     rate: float
@@ -51,7 +52,7 @@ class TrainingRecipe:
 
 _RANGES = {  # key -> least, most
     "seed": (0, 2**31), "steps": (1, 10**8), "batch": (4, 65536), "asked": (0.0, 0.9), "repeats": (1, 64),
-    "glances": (0, 65536), "looking": (0, 10**7), "looked": (1, 65536), "questions": (1, 64),
+    "glances": (0, 65536), "looking": (0, 10**7), "looked": (1, 65536), "questions": (1, 64), "rooms": (2, 65536),
     "latest": (1, 50), "rate": (1e-7, 1.0), "warmup": (0, 10**6), "cooldown": (0.0, 1.0), "decay": (0.0, 1.0),
     "clip": (1e-3, 1e3), "average": (0.0, 0.99999), "save_every": (1, 10**6), "check_every": (1, 10**7),
     "check_frames": (8, 10**6),

@@ -158,6 +158,24 @@ class Eye(nn.Module):
             return self.places(torch.cat((shares @ self.grid, sure), -1).flatten(1))[:, None]
 
 
+class Room(nn.Module):
+    """Where the places of a room are from here, by all that the eyes for what is around see together.
+
+    [B, places, 4]: x and y [m] in the base's frame, and the cosine and sine of the angle at which one stands there.
+    """
+
+    def __init__(self, shape: MiniShape) -> None:
+        super().__init__()
+        seen = len(AROUND) * shape.around.tokens * shape.vlm.width
+        self.places = shape.places
+        self.read = nn.Sequential(nn.Linear(seen, 256), nn.ReLU(), nn.Linear(256, 4 * shape.places))
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """maps [B, T, W]: the tokens of those eyes."""
+        with torch.autocast(maps.device.type, enabled=False):
+            return self.read(maps.float().flatten(1)).unflatten(1, (self.places, 4))
+
+
 ORDERS = (2, 4, 6)  # of the symmetries that fingers meet: a brick's, a block's, a prism's
 
 

@@ -16,13 +16,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pi_policy_node.policy.gemma import KV, Gemma
-from pi_policy_node.policy.mini_eyes import AROUND, EYES, POINTING, Eye, Pointing, even, eye_shape, heading, turned
+from pi_policy_node.policy.mini_eyes import AROUND, EYES, POINTING, Eye, Pointing, Room, even, eye_shape, heading, turned
 from pi_policy_node.policy.model import embed_time, times
 from pi_policy_node.policy.shapes import EyeShape, GemmaShape, MiniShape
 
 REACH = 0.1  # m (and rad): the unit in which the network speaks of places
 PAD, UNKNOWN, BEGIN, END = range(4)  # tokens that are no words
-HELD = ("front", "wrist", "rear", "wide", "reader", "embed", "roles")  # all that what the eyes find depends on
+HELD = ("front", "wrist", "rear", "wide", "room", "reader", "embed", "roles")  # all that what the eyes find depends on
 _TEXT = 512  # position of the first word of the instruction; the state's token and the eyes' come before
 _SUBTASK, _SAID, _ACTION = _TEXT + 32, _TEXT + 64, _TEXT + 96
 
@@ -35,6 +35,7 @@ class Found:
     looks: Tensor  # [B, 3, C + 1] how the thing in question looks to each pointing eye, and how surely it is there
     spots: Tensor  # [B, 3, 3] m where it is in that eye's frame
     turns: Tensor  # [B, 3, 6] and how fingers would have to be turned, from that eye's right
+    room: Tensor  # [B, places, 4] where the room's places are from here (`Room`)
     gaze: Tensor  # [B, 3, W] centres of mass; none to act, nor of what follows
     noticed: Tensor  # [B, things, C + 1] how what stands out looks
     places: Tensor  # [B, things, 3] m where that is in the front eye's frame
@@ -106,6 +107,10 @@ class Mini(nn.Module):
         self.front = Eye(shape.front, shape.channels, width)
         self.wrist = Eye(shape.wrist, shape.channels, width)
         self.rear, self.wide = (Eye(shape.around, shape.channels, width) for _ in range(2))
+        self.room = Room(shape)
+        self.stand = nn.Sequential(nn.Linear(7, width), nn.ReLU(), nn.Linear(width, width))
+        self.places = nn.Parameter(0.02 * torch.randn(shape.places, width))
+        self.lost = nn.Parameter(torch.zeros(width))  # where an eye for what is around has no picture
         self.spot = nn.Sequential(nn.Linear(shape.channels + 1 + 12 + 9, width), nn.ReLU(), nn.Linear(width, width))
         self.noticed = nn.Sequential(nn.Linear(shape.channels + 1 + 9, width), nn.ReLU(), nn.Linear(width, width))
         self.camera = nn.Parameter(0.02 * torch.randn(len(EYES), width))
@@ -138,7 +143,7 @@ class Mini(nn.Module):
                 there = self._place(self.noticed, found.noticed, found.places, look.cameras[:, i], look.tools)
                 part = torch.cat((there, part), 1)
             tokens.append(self._there(look, part, i))
-        return self._prefix(look, tokens, look.instruction, _TEXT, 0, drop)
+        return self._prefix(look, [*tokens, self._stands(look, found)], look.instruction, _TEXT, 0, drop)
 
     def aim(self, look: Look, found: Found, *, drop: bool = False) -> Scene:
         """Where the subtask's thing is, what is around, and the subtask's words: all that acting needs."""
@@ -147,7 +152,7 @@ class Mini(nn.Module):
         around = [eye_shape(self.shape, eye).tokens for eye in AROUND]
         for i, part in enumerate(found.maps.split(around, 1), len(POINTING)):
             tokens.append(self._there(look, part, i))
-        return self._prefix(look, tokens, look.subtask, _SUBTASK, 1, drop)
+        return self._prefix(look, [*tokens, self._stands(look, found)], look.subtask, _SUBTASK, 1, drop)
 
     def _prefix(self, look: Look, seen: list[Tensor], text: Tensor, first: int, role: int, drop: bool) -> Scene:
         with torch.autocast(text.device.type, enabled=False):
@@ -170,22 +175,31 @@ class Mini(nn.Module):
                  for i in range(len(POINTING))]
         return torch.cat(parts, 1)
 
+    def _stands(self, look: Look, found: Found) -> Tensor:
+        """[B, places, W] where one would stand at the room's places: finely where that is near."""
+        with torch.autocast(found.room.device.type, enabled=False):
+            fine = (found.room[..., (0, 1, 3)] / REACH).tanh()
+            tokens = self.stand(torch.cat((found.room, fine), -1))
+        there = look.seen[:, len(POINTING):].all(1)
+        return torch.where(there[:, None, None], tokens, self.lost) + self.places
+
     def find(self, look: Look, seen: dict[str, Tensor] | None = None, *, acting: bool = False) -> tuple[
             Found, dict[str, Pointing]]:
         """What the eyes see for the subtask (where there is one, else for the instruction), and where, by eye.
         acting: only what `aim` needs."""
         seen = self.look(look.pictures) if seen is None else seen
         asked = self._asked(look)
-        pointing = {eye: self._eye(eye).point(seen[eye], asked[:, None], look.cameras[:, i])
+        pointing = {eye: self.eye(eye).point(seen[eye], asked[:, None], look.cameras[:, i])
                     for i, eye in enumerate(POINTING)}
-        maps = torch.cat([self._eye(eye).tokens(seen[eye]) for eye in (AROUND if acting else EYES)], 1)
+        maps = torch.cat([self.eye(eye).tokens(seen[eye]) for eye in (AROUND if acting else EYES)], 1)
+        room = self.room(maps[:, -len(AROUND) * self.shape.around.tokens:])
         looks, spots, turns = (torch.cat([getattr(p, name) for p in pointing.values()], 1)
                                for name in ("looks", "spot", "turn"))
         if acting:
-            return Found(maps, looks, spots, turns, maps[:, :0], looks[:, :0], spots[:, :0]), pointing
-        gaze = torch.cat([self._eye(eye).gaze(seen[eye], asked) for eye in POINTING], 1)
+            return Found(maps, looks, spots, turns, room, maps[:, :0], looks[:, :0], spots[:, :0]), pointing
+        gaze = torch.cat([self.eye(eye).gaze(seen[eye], asked) for eye in POINTING], 1)
         noticed = self.front.notice(seen["front"], look.cameras[:, 0])
-        return Found(maps, looks, spots, turns, gaze, *noticed), pointing
+        return Found(maps, looks, spots, turns, room, gaze, *noticed), pointing
 
     def _asked(self, look: Look) -> Tensor:
         """What to look for. Subtask and instruction are read apart, so as not to mix."""
@@ -199,7 +213,7 @@ class Mini(nn.Module):
         return {"front": self.front.see(pictures["front"]), "left_wrist": left, "right_wrist": right,
                 "rear": self.rear.see(pictures["rear"]), "wide": self.wide.see(pictures["wide"])}
 
-    def _eye(self, name: str) -> Eye:
+    def eye(self, name: str) -> Eye:
         return self.wrist if "wrist" in name else getattr(self, name)
 
     def _place(self, reader: nn.Module, looks: Tensor, spots: Tensor, camera: Tensor, tools: Tensor) -> Tensor:
@@ -213,7 +227,7 @@ class Mini(nn.Module):
         """Where each eye sees what subtasks [B, K, N] name; cameras [B, 3, 3, 4]."""
         words, there = self.embed(questions) + self.roles[1], questions != PAD
         wanted = self.reader(words.flatten(0, 1), there.flatten(0, 1)).unflatten(0, questions.shape[:2])
-        return {eye: self._eye(eye).point(seen[eye], wanted, cameras[:, i]) for i, eye in enumerate(POINTING)}
+        return {eye: self.eye(eye).point(seen[eye], wanted, cameras[:, i]) for i, eye in enumerate(POINTING)}
 
     # ---- words out
 

@@ -10,7 +10,8 @@ from pi_policy_node.learn import glances, losses
 from pi_policy_node.learn.asked import Asked
 from pi_policy_node.learn.dataset import RECORDED, vocabulary
 from pi_policy_node.learn.episodes import EpisodesError, decode
-from pi_policy_node.learn.glances import Gazer, GlanceRecipe
+from pi_policy_node.learn.glances import Gazer, GlanceRecipe, anywhere
+from pi_policy_node.learn.labels import stands
 from pi_policy_node.learn.pictures import cells
 from pi_policy_node.policy.mini_eyes import fit
 from pi_policy_node.policy.mini_model import Mini
@@ -19,7 +20,7 @@ from pi_policy_node.policy.mini_words import Words
 from pi_policy_node.policy.shapes import MiniShape
 from pi_policy_node.robot import load_robot
 from pi_policy_node.sim.tasks import draw, look
-from pi_policy_node.sim.world import COLOURS
+from pi_policy_node.sim.world import COLOURS, PLACES
 
 RECIPE = GlanceRecipe("pi_mobile", 6, 0, tuple(RECORDED), tuple(RECORDED.values()))
 
@@ -65,6 +66,23 @@ def test_the_thing_is_where_the_answer_says(folder):
     assert total >= 6 and right >= 0.6 * total, f"{right} of {total}"
 
 
+def test_places_of_the_room_are_told_as_seen_from_where_the_robot_stands(folder):
+    """Going there as told leads there; at a place it is where the robot is."""
+    bases = np.array([anywhere(np.random.default_rng(seed)) for seed in range(200)] + list(PLACES.values()))
+    told = stands(bases, list(PLACES.values())).astype(float)
+    for k, (x, y, yaw) in enumerate(PLACES.values()):
+        c, s = np.cos(bases[:, 2]), np.sin(bases[:, 2])
+        ahead, aside = told[:, k, :2].T
+        assert np.allclose(bases[:, 0] + c * ahead - s * aside, x, atol=1e-5)
+        assert np.allclose(bases[:, 1] + s * ahead + c * aside, y, atol=1e-5)
+        turn = bases[:, 2] + np.arctan2(told[:, k, 3], told[:, k, 2])
+        assert np.allclose(np.cos(turn - yaw), 1, atol=1e-5)
+        assert np.allclose(told[200 + k, k], [0, 0, 1, 0], atol=1e-6)
+    made = glances.read(glances.shards(folder)[0])
+    drives = np.array([step.startswith("drive") for step in made.step])
+    assert (np.abs(made.base[drives]).max(1) > 0.01).any(), "it drives from all over the room"
+
+
 def test_what_is_where_it_has_to_be_is_not_to_be_done_again():
     gazer, task = Gazer(RECIPE), draw("put", 3)
     gazer.sim.reset(0, task.scene)
@@ -90,11 +108,13 @@ def test_a_batch_asks_and_answers(folder):
     assert not any(words.unknown(text) for text in asked.words)
     shape = MiniShape()
     scales = Scales(np.zeros(shape.state_dim), np.ones(shape.state_dim), *np.ones((2, shape.knots, shape.action_dim)))
-    batch = asked.batch(np.arange(4), 3, words, scales, rng=np.random.default_rng(0))
+    batch = asked.batch(np.arange(4), 3, words, scales, rng=np.random.default_rng(0), rooms=5)
     model = Mini(shape, len(words))
     pointing = model.point(model.look(batch.look.pictures), batch.questions, batch.look.cameras)
     assert [words.decode(tokens) for tokens in batch.said.tolist()] == asked.step[:4]
-    assert torch.isfinite(losses.glances(model, batch)["said"]) and (batch.things.sum(1) >= 2).all()
+    found = losses.glances(model, batch)
+    assert torch.isfinite(found["said"]) and torch.isfinite(found["room"]) and batch.things.sum(1).max() >= 2
+    assert {len(images) for images in batch.around.values()} == {5} and batch.room.shape == (5, shape.places, 4)
     assert set(pointing) == {"front", "left_wrist", "right_wrist"} and batch.questions.shape[:2] == (4, 3)
     for i, (eye, seen) in enumerate(pointing.items()):
         assert seen.logits.shape == (4, 3, seen.votes.shape[2] + 1) and torch.isfinite(batch.spots[:, :, i]).all()

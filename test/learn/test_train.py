@@ -29,7 +29,7 @@ from pi_policy_node.cli.train import RECIPE
 ROBOT = load_robot("pi_mobile")
 SMALL = GemmaShape(width=32, depth=1, mlp=32, heads=2, head_dim=16)
 SHAPE = MiniShape(vlm=SMALL, expert=SMALL, channels=4)
-CAMERAS = ("front_camera", "left_wrist_camera", "right_wrist_camera")
+CAMERAS = ("front_camera", "left_wrist_camera", "right_wrist_camera", "rear_camera")
 RIGHT = ROBOT.group("right_arm").columns
 HAND = ROBOT.group("right_gripper").columns.start
 
@@ -71,7 +71,8 @@ def _small(monkeypatch):
 @pytest.fixture
 def recipe():
     recipe = load_recipe(RECIPE, steps=6, batch=8)
-    return replace(recipe, glances=0, looking=0, save_every=2, check_every=6, check_frames=8, repeats=2, warmup=2)
+    return replace(recipe, glances=0, looking=0, save_every=2, check_every=6, check_frames=8, repeats=2, warmup=2,
+                   rooms=4)
 
 
 def curve(out):
@@ -103,11 +104,11 @@ def test_a_run_that_was_stopped_goes_through_the_same_curve(files, recipe, tmp_p
 def test_things_are_looked_for_first_and_beside(files, recipe, tmp_path):
     with pytest.raises(TrainError, match="pi sim look"):
         train(Run(replace(recipe, looking=2), files, tmp_path / "none"), lambda p: None)
-    gaze = GlanceRecipe("pi_mobile", 3, 0, CAMERAS, (160, 80, 80))
+    gaze = GlanceRecipe("pi_mobile", 3, 4, CAMERAS, (160, 80, 80, 48))
     record(gaze, tmp_path / "made", workers=1, report=lambda made, left: None)
     heard, recipe = [], replace(recipe, looking=2, looked=6, glances=3)
     assert train(Run(recipe, files, tmp_path / "run", tuple(shards(tmp_path / "made"))), heard.append) == 6
-    assert set(heard[0].parts) == {"glances", "turns", "things", "said"} and {"glances", "actions"} < set(heard[1].parts)
+    assert set(heard[0].parts) == {"glances", "turns", "things", "room", "said"} and {"glances", "actions"} < set(heard[1].parts)
 
 
 @pytest.mark.parametrize("device, able, wanted", [
@@ -166,7 +167,7 @@ def test_a_warm_start_begins_from_the_weights_and_their_scales(files, recipe, tm
 
 
 def test_held_eyes_see_the_same_and_stay_as_they_are(files, recipe, tmp_path):
-    gaze = GlanceRecipe("pi_mobile", 3, 0, CAMERAS, (160, 80, 80))
+    gaze = GlanceRecipe("pi_mobile", 3, 4, CAMERAS, (160, 80, 80, 48))
     record(gaze, tmp_path / "made", workers=1, report=lambda made, left: None)
     pictures = tuple(shards(tmp_path / "made"))
     train(Run(recipe, files, tmp_path / "eyes"), lambda p: None)

@@ -215,6 +215,16 @@ def test_a_camera_less_is_no_error_and_is_noticed(robot, file):
     assert np.isfinite(b).all() and not np.array_equal(a, b)
 
 
+def test_where_places_are_matters_where_all_that_is_around_is_seen(robot, file):
+    policy = MiniPolicy(robot, weights=file, seed=0)
+    seen = observation(robot, subtask="pick up the red block")
+    half = replace(seen, images={name: image for name, image in seen.images.items() if name != "rear_camera"})
+    before = [policy.infer(obs).actions for obs in (seen, half)]
+    policy.model.room.read[-1].bias.data += 1.0  # all places are a metre farther
+    after = [policy.infer(obs).actions for obs in (seen, half)]
+    assert not np.allclose(before[0], after[0]) and np.array_equal(before[1], after[1])
+
+
 def test_missing_or_damaged_weights_say_what_to_do(robot, file, tmp_path):
     with pytest.raises(PolicyError, match="./pi train mini"):
         make_policy("mini", robot, weights=tmp_path / "none.safetensors")
