@@ -47,6 +47,7 @@ class RobotClient:
         self.policy: PolicyStatus | None = None
         self._answers: list[TaskStatus] = []  # on `task/status` since the words were said
         self._before = ""  # the task that they replace
+        self._step_of = ""  # the task whose next step they are
         self._enough: set[int] = set()  # an end of whatever task that answers them
         self._command = self.node.create_publisher(String, "command", RELIABLE10)
         self._stop = self.node.create_client(Trigger, "stop")
@@ -76,21 +77,23 @@ class RobotClient:
         """
         # A stop word need not wait for the latched status: only for somebody who listens.
         self._connect(lambda: self._command.get_subscription_count() > 0, "command", limit)
-        self._before, self._enough = "", set()
+        self._before, self._step_of, self._enough = "", "", set()
         if is_stop(words):
             self._enough = {TaskStatus.STOPPED}
         elif is_cancel(words):
             self._enough = {TaskStatus.CANCELLED, TaskStatus.REFUSED}
-        elif next_step(words) is None:
+        else:
             self.wait_until(lambda: self.task is not None, FIRST_STATUS)
             running = self.task is not None and self.task.state == TaskStatus.RUNNING
-            self._before = self.task.id if running else ""
+            task = self.task.id if running else ""
+            self._before, self._step_of = (task, "") if next_step(words) is None else ("", task)
         self._answers.clear()
         self._command.publish(String(data=words))
 
     def wait(self, *, limit: float = 3600.0, feedback: Callable[[TaskStatus], None] = lambda _: None) -> TaskStatus:
         """The end of what was said last; `feedback` sees every status on the way. NoRobot without an answer in 5 s."""
-        task, seen, begin = None, 0, time.monotonic()
+        # Of a step's task the end may be all that arrives, where it comes before the status that it runs was heard.
+        task, seen, begin = self._step_of or None, 0, time.monotonic()
         while True:
             for status in self._answers[seen:]:
                 seen += 1
@@ -101,12 +104,14 @@ class RobotClient:
                 if task is not None and status.id != task and status.state == TaskStatus.RUNNING:
                     return TaskStatus(id=task, state=TaskStatus.CANCELLED, reason=f"replaced by '{status.text}'")
                 enough = status.state in self._enough
-                if enough or status.id == (task or ""):
+                refused = status.state == TaskStatus.REFUSED and not status.id
+                if enough or refused or status.id == (task or ""):
                     feedback(status)
                     if enough or status.state in ENDED:
                         return status
-            if time.monotonic() - begin > (limit if task else min(limit, 5.0)):
-                what = f"did not end within {limit:g} s" if task else "was not answered by the commander"
+            answered = task is not None and seen > 0
+            if time.monotonic() - begin > (limit if answered else min(limit, 5.0)):
+                what = f"did not end within {limit:g} s" if answered else "was not answered by the commander"
                 raise NoRobot(f"the command {what}")
             self.spin(0.1)
 

@@ -50,6 +50,17 @@ def test_the_next_step_is_said(robot):
     assert code == TaskStatus.CANCELLED, said
 
 
+def test_a_step_whose_task_ends_before_it_is_heard_to_run_is_answered(robot):
+    robot.run("wave")
+    with RobotClient() as client:
+        client.say("next: reach left")
+        robot.wait(lambda: robot.policy.subtask == "reach left", 10, "the step")
+        robot.say("cancel")
+        assert client.wait_until(lambda: client.task.state == TaskStatus.CANCELLED, 5)
+        del client._answers[:-1]  # as where status and client find each other late
+        assert client.wait(limit=5).state == TaskStatus.CANCELLED
+
+
 def test_a_stop_that_is_carried_out_is_no_failure(robot):
     robot.run("wave")
     code, said = end(start("stop!"))
