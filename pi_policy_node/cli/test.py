@@ -40,7 +40,8 @@ def run(args: argparse.Namespace) -> int:
             again = worth_another_try(_failed()) if code == 1 else []
             if not again:
                 break
-            print(f"\nTry {attempt} of {TRIES}, alone, for {len(again)} that run on the clock:", *again, sep="\n  ", flush=True)
+            print(f"\nTry {attempt} of {TRIES}, alone, for {len(again)} that run on the clock:", *again, sep="\n  ",
+                  flush=True)
             code = _pytest([sys.executable, "-m", "pytest", "-q", *again], environment)
             print(f"Try {attempt} of {TRIES} {'failed too' if code else 'passed'}.", flush=True)
     return code
