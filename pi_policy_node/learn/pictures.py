@@ -57,7 +57,8 @@ class Pictures:
     def decode(self, frames: np.ndarray, eyes: Sequence[str] = EYES) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """uint8 [N, h, w, 3] by eye, as it takes them, and which there are [N, all eyes]."""
         shapes = {eye: eye_shape(self.shape, eye) for eye in eyes}
-        result = {eye: np.zeros((len(frames), s.rows[1] - s.rows[0], s.width, 3), np.uint8) for eye, s in shapes.items()}
+        result = {eye: np.zeros((len(frames), s.rows[1] - s.rows[0], s.width, 3), np.uint8)
+                  for eye, s in shapes.items()}
         for camera, blob in self._blob.items():
             those = [eye for eye in eyes if self._cameras[eye] == camera]
             if not those:

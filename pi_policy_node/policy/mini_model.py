@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pi_policy_node.policy.gemma import KV, Gemma
-from pi_policy_node.policy.mini_eyes import AROUND, EYES, POINTING, Eye, Pointing, Room, even, eye_shape, heading, turned
+from pi_policy_node.policy.mini_eyes import (
+    AROUND, EYES, POINTING, Eye, Pointing, Room, even, eye_shape, heading, turned)
 from pi_policy_node.policy.model import embed_time, times
 from pi_policy_node.policy.shapes import EyeShape, GemmaShape, MiniShape
 
