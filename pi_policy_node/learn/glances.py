@@ -19,7 +19,7 @@ import numpy as np
 
 from pi_policy_node.learn.episodes import RECIPE, EpisodesError, encode, put
 from pi_policy_node.learn.pool import spread
-from pi_policy_node.learn.record import shapes, simulator, smaller
+from pi_policy_node.learn.record import shapes, simulator, smaller, somewhere
 from pi_policy_node.policy.mini_eyes import harmonics
 from pi_policy_node.robot import load_robot
 from pi_policy_node.sim.expert import Expert
@@ -178,7 +178,7 @@ def anywhere(rng: np.random.Generator) -> tuple[float, float, float]:
         aside = rng.normal(0, 0.4) if rng.random() < 0.7 else rng.uniform(-math.pi, math.pi)
         pose = x, y, float(rng.choice(ways)) + aside
     else:
-        pose = rng.uniform([-1.7, -1.8, -math.pi], [0.2, 1.3, math.pi])
+        pose = somewhere(rng)
     return tuple(float(part) for part in pose)
 
 

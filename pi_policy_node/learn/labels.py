@@ -93,9 +93,8 @@ def project(camera, pose: np.ndarray, place: np.ndarray) -> np.ndarray:
 
 def stands(bases: np.ndarray, places: Sequence[Sequence[float]]) -> np.ndarray:
     """float32 [N, places, 4] poses x, y, yaw as seen from bases [N, 3]: x, y, cosine and sine of the angle."""
-    ends = np.broadcast_to(np.array(places), (len(bases), len(places), 3))
-    x, y, turn = np.moveaxis(np.stack([_relative(bases, end) for end in ends.swapaxes(0, 1)], 1), 2, 0)
-    return np.stack((x, y, np.cos(turn), np.sin(turn)), 2).astype(np.float32)
+    seen = np.stack([_relative(bases, np.array(place)) for place in places], 1)
+    return np.concatenate((seen[..., :2], np.cos(seen[..., 2:]), np.sin(seen[..., 2:])), 2).astype(np.float32)
 
 
 def segments(numbers: np.ndarray) -> list[tuple[int, int]]:
@@ -105,7 +104,7 @@ def segments(numbers: np.ndarray) -> list[tuple[int, int]]:
 
 
 def _relative(track: np.ndarray, end: np.ndarray) -> np.ndarray:
-    """[T, 3] an end pose (or one for each) as seen from each pose."""
+    """[T, 3] an end pose as seen from each pose."""
     dx, dy, turn = (end - track).T
     c, s = np.cos(track[:, 2]), np.sin(track[:, 2])
     return np.stack((c * dx + s * dy, c * dy - s * dx, turn), 1)

@@ -92,8 +92,7 @@ class RobotClient:
 
     def wait(self, *, limit: float = 3600.0, feedback: Callable[[TaskStatus], None] = lambda _: None) -> TaskStatus:
         """The end of what was said last; `feedback` sees every status on the way. NoRobot without an answer in 5 s."""
-        # Of a step's task the end may be all that arrives, where it comes before the status that it runs was heard.
-        task, seen, begin = self._step_of or None, 0, time.monotonic()
+        task, seen, begin = None, 0, time.monotonic()
         while True:
             for status in self._answers[seen:]:
                 seen += 1
@@ -104,14 +103,13 @@ class RobotClient:
                 if task is not None and status.id != task and status.state == TaskStatus.RUNNING:
                     return TaskStatus(id=task, state=TaskStatus.CANCELLED, reason=f"replaced by '{status.text}'")
                 enough = status.state in self._enough
-                refused = status.state == TaskStatus.REFUSED and not status.id
-                if enough or refused or status.id == (task or ""):
+                # Of a step's task the end may be all that arrives, where that comes before it is heard to run.
+                if enough or status.id == (task or "") or self._step_of and status.id == self._step_of:
                     feedback(status)
                     if enough or status.state in ENDED:
                         return status
-            answered = task is not None and seen > 0
-            if time.monotonic() - begin > (limit if answered else min(limit, 5.0)):
-                what = f"did not end within {limit:g} s" if answered else "was not answered by the commander"
+            if time.monotonic() - begin > (limit if task else min(limit, 5.0)):
+                what = f"did not end within {limit:g} s" if task else "was not answered by the commander"
                 raise NoRobot(f"the command {what}")
             self.spin(0.1)
 

@@ -61,6 +61,17 @@ def test_a_step_whose_task_ends_before_it_is_heard_to_run_is_answered(robot):
         assert client.wait(limit=5).state == TaskStatus.CANCELLED
 
 
+def test_what_is_refused_to_others_ends_no_wait(robot):
+    robot.recover()
+    with RobotClient() as client:
+        client.say("raise the lift")
+        assert client.wait_until(lambda: client.task.state == TaskStatus.RUNNING, 10)
+        task = client.task.id
+        client._answers[:] = [client.task, TaskStatus(state=TaskStatus.REFUSED), TaskStatus(id=task, state=TaskStatus.FAILED)]
+        ended = client.wait(limit=5)
+        assert (ended.id, ended.state) == (task, TaskStatus.FAILED)
+
+
 def test_a_stop_that_is_carried_out_is_no_failure(robot):
     robot.run("wave")
     code, said = end(start("stop!"))
