@@ -171,8 +171,8 @@ def _record_arguments(record: argparse.ArgumentParser) -> None:
     record.add_argument("--every", type=int, default=5, help="steps from one image to the next (default 5: 10 Hz)")
     record.add_argument("--raw", action="store_true", help="images as they are instead of JPEG")
     record.add_argument("--disturb", type=float, default=0.5, help="part of the episodes in which something goes wrong")
-    record.add_argument("--takeover", type=Path, metavar="FILE", help="weights of mini, which begins those episodes "
-                        "and from which the expert takes over")
+    record.add_argument("--correct", type=Path, metavar="FILE", help="weights of mini, which does the tasks: at every "
+                        "image it is kept what the expert would do from there")
 
 
 def _record(args: argparse.Namespace) -> int:
@@ -222,8 +222,8 @@ def _recipe(args: argparse.Namespace):
     cameras = () if args.cameras == "none" else tuple(args.cameras.split(","))
     if not set(cameras) <= set(known):
         raise CommandError(f"--cameras {args.cameras}: there are {', '.join(known)}, or none")
-    if args.takeover and not args.takeover.is_file():
-        raise CommandError(f"--takeover {args.takeover}: there is no such file")
+    if args.correct and not args.correct.is_file():
+        raise CommandError(f"--correct {args.correct}: there is no such file")
     for option, low, high in (("episodes", 1, 10**6), ("workers", 1, 512), ("every", 1, 100),
                               ("seed", 0, KEPT_SEEDS - args.episodes), ("disturb", 0, 1)):
         if not low <= getattr(args, option) <= high:
@@ -235,7 +235,7 @@ def _recipe(args: argparse.Namespace):
     if len(size) not in (1, len(cameras)) or not all(16 <= width <= 640 for width in size):
         raise CommandError(f"--size must be one number or one for each camera, each between 16 and 640, not {args.size}")
     return Recipe("pi_mobile", names, args.episodes, args.seed, args.split, cameras, size, args.every,
-                  not args.raw, args.disturb, str(args.takeover.resolve()) if args.takeover else "")
+                  not args.raw, args.disturb, str(args.correct.resolve()) if args.correct else "")
 
 
 # ------------------------------------------------------------------------------------------------------------- look

@@ -22,6 +22,7 @@ from pi_policy_node.sim.tasks.goals import IN
 from pi_policy_node.sim.world import PLACES
 
 KINDS_ASKED = {"pick": 4.0, "into": 2.0, "beside": 1.0, "onto": 1.0, "drawer": 0.3}  # in these parts
+AWAY = 0.3  # as often as others are pictures drawn in which the robot is not at the table: little is to be seen there
 
 
 class Asked:
@@ -38,7 +39,9 @@ class Asked:
         self.task, self.step = ([text for one in made for text in getattr(one, name)] for name in ("task", "step"))
         bases = np.concatenate([one.base for one in made])
         self._room = stands(bases, list(PLACES.values()))
-        self._away = np.flatnonzero(np.abs(bases - PLACES["table"]).max(1) > 0.01)
+        away = np.abs(bases - PLACES["table"]).max(1) > 0.01
+        self._away, often = np.flatnonzero(away), np.where(away, AWAY, 1.0).cumsum()
+        self._chances = often / often[-1]
         self.place, self.turn = (np.concatenate([getattr(one, name) for one in made]) for name in ("place", "turn"))
         tools = kinematics.tools(self.state)
         self.tools = np.stack([tools[g.name] for g in robot.groups if g.kind == "arm"], 1).astype(np.float32)
@@ -46,8 +49,12 @@ class Asked:
         names = {camera.name: camera for camera in robot.cameras}
         poses = {eye: kinematics.link_pose(self.state, names[CAMERAS[eye]].frame) for eye in POINTING}
         self.cameras = np.stack([poses[eye][:, :3] for eye in POINTING], 1).astype(np.float32)
-        self.cell = {eye: cells(eye_shape(shape, eye), project(names[CAMERAS[eye]], poses[eye][self.frame], self.place))
-                     for eye in POINTING}
+        thing, shown = (np.concatenate([getattr(one, name) for one in made]) for name in ("thing", "shown"))
+        self.cell = {}
+        for eye in POINTING:
+            at = project(names[CAMERAS[eye]], poses[eye][self.frame], thing)
+            hidden = ~shown[:, list(made[0].images).index(CAMERAS[eye])]
+            self.cell[eye] = cells(eye_shape(shape, eye), np.where(hidden[:, None], np.nan, at))
         for one in made:
             self.pictures.add(one.images, len(one.state))
         self.pictures.close()
@@ -62,6 +69,10 @@ class Asked:
     def __len__(self) -> int:
         """Pictures."""
         return len(self.state)
+
+    def draw(self, count: int, rng: np.random.Generator) -> np.ndarray:
+        """Pictures to look at."""
+        return np.searchsorted(self._chances, rng.random(count)).clip(0, len(self) - 1)
 
     def batch(self, frames: np.ndarray, questions: int, words: Words, scales: Scales, *,
               rng: np.random.Generator, rooms: int = 0) -> Glance:

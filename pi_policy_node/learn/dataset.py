@@ -26,7 +26,7 @@ from pi_policy_node.sim.world import COLOURS, PLACES
 from pi_policy_node.sim.world import KINDS as THINGS
 
 MAPS = {eye: math.prod(eye_shape(MiniShape(), eye).cells) for eye in POINTING}  # cells
-RECORDED = {"front_camera": 320, "left_wrist_camera": 160, "right_wrist_camera": 160, "rear_camera": 48}  # pixels wide
+RECORDED = {"front_camera": 320, "left_wrist_camera": 160, "right_wrist_camera": 160, "rear_camera": 96}  # pixels wide
 CAMERAS = dict(zip(EYES, (*RECORDED, "front_camera")))
 VALIDATION = 20  # every so many seeds one is never trained on
 WORDS, ORDER = 16, 12  # most words of an instruction, and of a subtask: one length for all batches
@@ -148,14 +148,16 @@ class Demonstrations:
         apart = np.abs(frames[:, None] - marks[None]).min(1)
         found = {
             "state": e.state, "tools": labels.tools.reshape(len(e.state), -1), "action": e.action, "clean": e.clean,
-            "step": frames + before, "last": np.full(len(frames), before + len(e.state) - 1),
+            "step": frames + before,
+            "last": before + (frames + e.piece if e.piece else np.full(len(frames), len(e.state))) - 1,
             "episode": np.full(len(frames), number), "seed": np.full(len(frames), e.seed), "said": words[frames],
             "often": np.where(frames < BEGIN_OF_ALL, 4.0, np.where(apart < NEAR, 2.0, 1.0)),
             "progress": e.progress[frames], "arm": labels.arm[frames],
             "reach": labels.reach[frames], "base": labels.base[frames],
             "cameras": np.stack([labels.cameras[CAMERAS[eye]][frames] for eye in POINTING], 1),
         }
-        known = np.isfinite(labels.reach[frames, 0])
+        goes = np.array([text.startswith("place") for text in e.subtasks])[e.subtask[frames]]
+        known = np.isfinite(labels.reach[frames, 0]) & ~goes  # where a thing goes is not what eyes are to find there
         for eye in POINTING:
             places = labels.cells[CAMERAS[eye]][frames]
             found[f"{eye}_cell"] = np.where(known, cells(eye_shape(self.shape, eye), places), -1)

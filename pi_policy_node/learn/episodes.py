@@ -44,6 +44,7 @@ class Episode:
     frames: np.ndarray  # int32 [F] steps that have images
     images: dict[str, list[bytes] | np.ndarray]  # camera -> F JPEGs, or uint8 [F, h, w, 3]
     events: tuple[tuple[int, str], ...] = ()  # disturbances: (step, kind)
+    piece: int = 0  # so many steps, from a frame on, belong together: corrections (learn/correct.py); 0: all do
 
     def image(self, camera: str, frame: int) -> np.ndarray:
         """uint8 [h, w, 3] rgb of the step frames[frame]."""
@@ -66,7 +67,8 @@ def write(path: Path, episodes: list[Episode]) -> int:
     heads = []
     for k, e in enumerate(episodes):
         heads.append({"family": e.family, "seed": e.seed, "split": e.split, "instruction": e.instruction,
-                      "target": e.target, "subtasks": e.subtasks, "events": e.events, "cameras": list(e.images)})
+                      "target": e.target, "subtasks": e.subtasks, "events": e.events, "piece": e.piece,
+                      "cameras": list(e.images)})
         arrays |= {f"{k}.{name}": getattr(e, name) for name in COLUMNS}
         for camera, images in e.images.items():
             if isinstance(images, np.ndarray):

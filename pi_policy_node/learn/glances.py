@@ -14,6 +14,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -26,16 +27,17 @@ from pi_policy_node.sim.expert import Expert
 from pi_policy_node.sim.expert.arms import Arm, ReachError
 from pi_policy_node.sim.expert.skills import grip_yaws
 from pi_policy_node.sim.expert.spots import BESIDE, DROP, SPREAD, TOUCH
+from pi_policy_node.sim.sight import sees
 from pi_policy_node.sim.tasks import Task, View, draw, look
 from pi_policy_node.sim.tasks.families import UNDER
 from pi_policy_node.sim.tasks.goals import IN, Inside, name_words
 from pi_policy_node.sim.tasks.view import HALF_WIDTH, STROKE, TOP, half_height
 from pi_policy_node.sim.world import DRAWER, DRAWER_TRAVEL, HANDLE, KINDS, PLACES
 
-VERSION = 4
+VERSION = 5
 SHARD = 100  # scenes in a file
 # in these parts
-FAMILIES = {"put": 5, "stack": 2, "move": 2, "drawer": 1, "bring": 1, "clear": 3, "gather": 2, "sort": 2, "drive": 12}
+FAMILIES = {"put": 5, "stack": 2, "move": 2, "drawer": 1, "bring": 1, "clear": 3, "gather": 2, "sort": 2, "drive": 10}
 RESTS = 0.7  # part of the arms that are at home while the robot drives
 MET = 0.5  # part of the scenes in which some things are where they have to be already
 FLOOR = 0.008  # m from a container's foot to what lies in it
@@ -62,7 +64,9 @@ class Glances:
     images: dict[str, list[bytes]]  # camera -> N JPEGs
     frame: np.ndarray  # int32 [M] which picture
     words: tuple[str, ...]  # M: what is asked for, as a subtask would
-    place: np.ndarray  # float32 [M, 3] m, in the base's frame
+    thing: np.ndarray  # float32 [M, 3] m, in the base's frame: what the words name
+    shown: np.ndarray  # bool [M, cameras, in the recipe's order]: nothing stands before it
+    place: np.ndarray  # float32 [M, 3] m: where the hand would close or open
     turn: np.ndarray  # float32 [M, 6] harmonics of the directions in which fingers would close there; NaN: any will do
     base: np.ndarray  # float64 [N, 3] where the base stands in the room: x, y, yaw
     task: tuple[str, ...]  # N: an instruction for this scene
@@ -79,7 +83,7 @@ class Gazer:
         self.sim = simulator(self.robot, self.shapes)
 
     def shard(self, first: int, count: int) -> Glances:
-        states, bases, frame, words, places, turns, tasks, steps = ([] for _ in range(8))
+        states, bases, frame, words, things, shown, places, turns, tasks, steps = ([] for _ in range(10))
         images: dict[str, list[bytes]] = {name: [] for name in self.shapes}
         for k, seed in enumerate(range(first, first + count)):
             task, view = self._scene(np.random.default_rng([seed, 31]), seed)
@@ -89,14 +93,23 @@ class Gazer:
             bases.append(view.base)
             tasks.append(task.instruction)
             steps.append(task.next(view).words)
-            for text, place, yaws in answers(view):
+            asked = list(answers(view))
+            shown.append(self._shown(asked))
+            for answer in asked:
                 frame.append(k)
-                words.append(text)
-                places.append(view.to_base(place))
-                turns.append(harmonics(np.array(yaws) - view.base[2]) if yaws else [np.nan] * 6)
+                words.append(answer.words)
+                things.append(view.to_base(answer.thing))
+                places.append(view.to_base(answer.place))
+                turns.append(harmonics(np.array(answer.yaws) - view.base[2]) if answer.yaws else [np.nan] * 6)
         return Glances(np.array(states, np.float32), images, np.array(frame, np.int32), tuple(words),
-                       np.array(places, np.float32), np.array(turns, np.float32), np.array(bases, np.float64),
-                       tuple(tasks), tuple(steps))
+                       np.array(things, np.float32), np.concatenate(shown), np.array(places, np.float32),
+                       np.array(turns, np.float32), np.array(bases, np.float64), tuple(tasks), tuple(steps))
+
+    def _shown(self, asked: list[Answer]) -> np.ndarray:
+        """bool [answers, cameras]"""
+        points, physics = np.array([answer.thing for answer in asked]), self.sim.physics
+        bodies, reach = np.array([physics.body(answer.body) for answer in asked]), np.array([a.reach for a in asked])
+        return np.stack([sees(physics, camera, points, reach, bodies) for camera in self.recipe.cameras], 1)
 
     def _scene(self, rng: np.random.Generator, seed: int) -> tuple[Task, View]:
         """Sets one up, with the robot somewhere in it."""
@@ -182,23 +195,35 @@ def anywhere(rng: np.random.Generator) -> tuple[float, float, float]:
     return tuple(float(part) for part in pose)
 
 
-def answers(view: View) -> Iterator[tuple[str, np.ndarray, list[float]]]:
-    """(words, place [3] in the world, directions in which fingers would close there) of all that could be asked for."""
+class Answer(NamedTuple):
+    """To one question about a scene; places [3] in the world."""
+
+    words: str
+    body: str  # what the words name
+    thing: np.ndarray  # where that is
+    reach: float  # m about there that belong to it
+    place: np.ndarray  # where the hand would close or open
+    yaws: list[float]  # directions in which fingers would close there; none: any will do
+
+
+def answers(view: View) -> Iterator[Answer]:
+    """All that could be asked for."""
     for name, thing in view.things.items():
-        words = name_words(name)
-        if thing.kind in HALF_WIDTH:
-            yield f"pick up the {words}", thing.position, grip_yaws(thing)
-            apart = KINDS["block"].radius + KINDS[thing.kind].radius + BESIDE
+        words, at, kind = name_words(name), thing.position, thing.kind
+        what = name, at, 0.5 * KINDS[kind].radius
+        if kind in HALF_WIDTH:
+            yield Answer(f"pick up the {words}", *what, at, grip_yaws(thing))
+            apart = KINDS["block"].radius + KINDS[kind].radius + BESIDE
             for side, sign in (("left", 1), ("right", -1)):
-                at = np.array([thing.position[0], thing.position[1] + sign * apart, TOP + TOUCH + HELD])
-                yield f"place it to the {side} of the {words}", at, []
-        if thing.kind in UNDER:
-            yield f"place it on the {words}", thing.position + [0, 0, half_height(thing) + TOUCH + HELD], []
-        if thing.kind in IN:
-            yield f"place it {IN[thing.kind]} the {words}", thing.position + [0, 0, DROP[thing.kind] + HELD], []
+                beside = np.array([at[0], at[1] + sign * apart, TOP + TOUCH + HELD])
+                yield Answer(f"place it to the {side} of the {words}", *what, beside, [])
+        if kind in UNDER:
+            yield Answer(f"place it on the {words}", *what, at + [0, 0, half_height(thing) + TOUCH + HELD], [])
+        if kind in IN:
+            yield Answer(f"place it {IN[kind]} the {words}", *what, at + [0, 0, DROP[kind] + HELD], [])
     out = HANDLE[0] - view.drawer * DRAWER_TRAVEL
-    yield ("close the drawer" if view.drawer > 0.5 else "open the drawer"), np.array(
-        [DRAWER[0] + out, DRAWER[1] + HANDLE[1], TOP + HANDLE[2]]), [0.0]
+    at = np.array([DRAWER[0] + out, DRAWER[1] + HANDLE[1], TOP + HANDLE[2]])
+    yield Answer("close the drawer" if view.drawer > 0.5 else "open the drawer", "drawer", at, 0.01, at, [0.0])
 
 
 # ------------------------------------------------------------------------------------------------------------ on disk
@@ -235,9 +260,9 @@ def _path(folder: Path, first: int) -> Path:
 
 def write(path: Path, glances: Glances) -> None:
     """A file, all or nothing."""
-    arrays = {"version": np.array(VERSION), "state": glances.state, "frame": glances.frame, "place": glances.place,
-              "turn": glances.turn, "words": np.array(glances.words), "base": glances.base,
-              "task": np.array(glances.task), "step": np.array(glances.step)}
+    arrays = {"version": np.array(VERSION), "state": glances.state, "frame": glances.frame, "thing": glances.thing,
+              "shown": glances.shown, "place": glances.place, "turn": glances.turn, "base": glances.base,
+              "words": np.array(glances.words), "task": np.array(glances.task), "step": np.array(glances.step)}
     for camera, images in glances.images.items():
         arrays[f"images.{camera}"] = np.frombuffer(b"".join(images), np.uint8)
         arrays[f"ends.{camera}"] = np.cumsum([len(i) for i in images], dtype=np.int64)
@@ -259,8 +284,8 @@ def read(path: Path) -> Glances:
                 ends = arrays[f"ends.{camera}"]
                 images[camera] = [arrays[name][a:b].tobytes() for a, b in zip([0, *ends[:-1]], ends)]
         words, task, step = (tuple(arrays[name].tolist()) for name in ("words", "task", "step"))
-        return Glances(arrays["state"], images, arrays["frame"], words, arrays["place"], arrays["turn"], arrays["base"],
-                       task, step)
+        thing, shown, place, turn, base = (arrays[name] for name in ("thing", "shown", "place", "turn", "base"))
+        return Glances(arrays["state"], images, arrays["frame"], words, thing, shown, place, turn, base, task, step)
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise EpisodesError(f"{path} holds no pictures with answers: {error}") from None
 

@@ -79,7 +79,8 @@ def losses(model: Mini, batch: Batch, noise: Noise) -> dict[str, Tensor]:
         "arm": _mean(F.cross_entropy(told["arm"], batch.arm.clamp(min=0), reduction="none"), batch.arm >= 0),
         "reach": _mean(F.smooth_l1_loss(told["reach"], batch.reach.nan_to_num(), reduction="none", beta=0.1).mean(1),
                        torch.isfinite(batch.reach[:, 0])),
-        "base": F.smooth_l1_loss(told["base"], batch.base, beta=0.1),
+        "base": _mean(F.smooth_l1_loss(told["base"], batch.base.nan_to_num(), reduction="none", beta=0.1).mean(1),
+                      torch.isfinite(batch.base[:, 0])),
     }
     if len(batch.said):
         result["words"] = _words(model, batch.ask, batch.said)

@@ -50,7 +50,7 @@ class Recipe:
     every: int = 5  # steps from one image to the next
     jpeg: bool = True
     disturb: float = 0.5  # part of the episodes in which something goes wrong
-    takeover: str = ""  # weights of mini, which then begins each of those episodes until the expert takes over
+    correct: str = ""  # weights of mini, which then does the tasks, and the expert says what it would have done
     version: int = VERSION
 
 
@@ -134,15 +134,19 @@ class Recorder:
         rng = np.random.default_rng([zlib.crc32(task.family.encode()), task.seed, 99])
         hit = rng.random() < self.recipe.disturb
         wrong = Disturbances(rng, count=int(rng.integers(1, 2 + len(task.goals))) if hit else 0)
-        self.sim.steps = 0  # an episode must not depend on those before it
-        astray = hit and task.family in DRIVING and rng.random() < ASTRAY
-        self.sim.reset(0, replace(task.scene, base=somewhere(rng)) if astray else task.scene)
-        row = self._elsewhere(rng) if hit else self.robot.home.copy()
+        row = self.begin(task, rng, hit)
         self.expert.reset(row)
         try:
             return self._play(task, wrong, row)
         except PhysicsError:
             return None
+
+    def begin(self, task: Task, rng: np.random.Generator, hit: bool) -> np.ndarray:
+        """Sets a task up; the row that is commanded then. hit: not as one is used to it."""
+        self.sim.steps = 0  # an episode must not depend on those before it
+        astray = hit and task.family in DRIVING and rng.random() < ASTRAY
+        self.sim.reset(0, replace(task.scene, base=somewhere(rng)) if astray else task.scene)
+        return self._elsewhere(rng) if hit else self.robot.home.copy()
 
     def images(self) -> dict[str, np.ndarray]:
         """uint8 [h, w, 3] of each camera now."""
@@ -218,11 +222,11 @@ def _progress(segments: list[int], words: list[str], ended: list[bool]) -> np.nd
 
 def recorder_of(recipe: Recipe) -> Recorder:
     """What records such a recipe."""
-    if not recipe.takeover:
+    if not recipe.correct:
         return Recorder(recipe)
-    from pi_policy_node.learn.takeover import Takeover
+    from pi_policy_node.learn.correct import Corrector
 
-    return Takeover(recipe)
+    return Corrector(recipe)
 
 
 def plan(recipe: Recipe) -> list[Shard]:
@@ -262,7 +266,7 @@ def _agree(recipe: Recipe, folder: Path) -> None:
             old = json.loads(path.read_bytes())
         except ValueError:
             raise EpisodesError(f"{path} cannot be read: delete the folder if it is not wanted") from None
-        old.setdefault("takeover", "")
+        old.setdefault("correct", "")
         differ = [k for k in new if k not in ("episodes", "tasks") and old.get(k) != new[k]]
         if differ:
             was = ", ".join(f"{k} {old.get(k)}" for k in differ)

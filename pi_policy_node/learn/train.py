@@ -248,8 +248,7 @@ class Worker:
 
     def _glance(self, rng: np.random.Generator, count: int) -> dict[str, torch.Tensor]:
         """The losses of pictures that are only looked at."""
-        frames = rng.integers(len(self.asked), size=count)
-        batch = self.asked.batch(frames, self.recipe.questions, self.words, self.scales, rng=rng,
+        batch = self.asked.batch(self.asked.draw(count, rng), self.recipe.questions, self.words, self.scales, rng=rng,
                                  rooms=0 if self.recipe.held else self.recipe.rooms // self.run.workers)
         return self._glances(self.model, batch.to(self.run.device))
 

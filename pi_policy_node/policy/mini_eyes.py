@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from pi_policy_node.policy.shapes import EyeShape, MiniShape
 
 EYES = ("front", "left_wrist", "right_wrist", "rear", "wide")
+SHIFT = 0.1  # m
 POINTING, AROUND = EYES[:3], EYES[3:]  # those that say where a thing is; those that see what is around
 
 
@@ -37,7 +38,7 @@ class Pointing(NamedTuple):
     """Where an eye sees the things in question, K of them in each picture."""
 
     logits: Tensor  # [N, K, cells + 1]; the last: nowhere in the picture
-    votes: Tensor  # [N, K, cells, 3] m: its place in the camera's frame, were it in that cell
+    votes: Tensor  # [N, K, cells, 3] m: where the hand goes, in the camera's frame, were the thing in that cell
     spot: Tensor  # [N, K, 3] m: what the cells say together
     looks: Tensor  # [N, K, C + 1] what is seen there, and how surely there is anything
     turns: Tensor  # [N, K, cells, 6] how fingers would have to be turned, were it in that cell (`harmonics`)
@@ -63,7 +64,9 @@ class Eye(nn.Module):
             self.places = nn.Linear(3 * shape.points, width)
             self.nowhere = nn.Linear(width, 1)
             self.vote = nn.Linear(channels, 3)  # how much deeper than the table there, log, and where in the cell
-            self.offset = nn.Linear(width, 3)  # and by how much that differs for what is asked for
+            self.shift = nn.Linear(width, 3)  # from the thing that words name to where the hand goes (`shifted`)
+            for part in (self.shift.weight, self.shift.bias):
+                nn.init.zeros_(part)
             self.turn = nn.Linear(channels, 6)
             nn.init.normal_(self.query.weight, std=(width * channels) ** -0.5)
         if shape.things:
@@ -101,8 +104,9 @@ class Eye(nn.Module):
             cells, wanted = _rows_of(seen), wanted.float()  # [N, cells, C]
             channels = cells.shape[-1]
             chart = F.linear(wanted, self.query.weight[:channels], self.query.bias[:channels]) @ cells.transpose(1, 2)
-            deep, beside = (self.vote(cells)[:, None] + self.offset(wanted)[:, :, None]).split((1, 2), -1)
+            deep, beside = self.vote(cells)[:, None].split((1, 2), -1)
             votes = self._places(cameras, self.rays, deep, beside)
+            votes = votes + shifted(cameras, self.shift(wanted))[:, :, None]
             logits = torch.cat((chart, self.nowhere(wanted)), -1)
             there = 1 - logits.softmax(-1)[..., -1:]
             close = self.near[chart.detach().argmax(-1)]  # [N, K, cells]: what is elsewhere is something else
@@ -196,6 +200,11 @@ def turned(turns: Tensor, by: Tensor) -> Tensor:
 def heading(cameras: Tensor) -> Tensor:
     """[...] which way the right of pictures points, seen from above; cameras [..., 3, 4]."""
     return torch.atan2(cameras[..., 1, 0], cameras[..., 0, 0])
+
+
+def shifted(cameras: Tensor, by: Tensor) -> Tensor:
+    """[N, K, 3] m in the frames of cameras [N, 3, 4], of ways [N, K, 3] in SHIFT along the base's axes."""
+    return SHIFT * torch.einsum("nij,nki->nkj", cameras[:, :, :3], by)
 
 
 def chroma(pictures: Tensor) -> Tensor:

@@ -86,7 +86,7 @@ class MiniShape:
     name: str = "mini"
     front: EyeShape = EyeShape(height=240, width=320, rows=(88, 208), grid=(3, 8), fov=0.95, depth=0.9, things=8)
     wrist: EyeShape = EyeShape(height=120, width=160, rows=(0, 120), grid=(3, 4), fov=1.1, depth=0.15)
-    around: EyeShape = EyeShape(height=36, width=48, rows=(0, 36), grid=(3, 4), blocks=1, points=0, patch=4, fine=24)
+    around: EyeShape = EyeShape(height=72, width=96, rows=(0, 72), grid=(3, 4), blocks=1, points=0, fine=24)
     channels: int = 48
     vlm: GemmaShape = GemmaShape(width=128, depth=3, mlp=384, heads=4, head_dim=32)
     expert: GemmaShape = GemmaShape(width=128, depth=3, mlp=384, heads=4, head_dim=32)

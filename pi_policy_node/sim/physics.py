@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from contextlib import contextmanager
+from typing import Iterator, NamedTuple
 
 import mujoco
 import numpy as np
@@ -47,6 +48,7 @@ class Physics:
     def __init__(self, model: Model):
         self.model = model
         self.data = mujoco.MjData(model.mj)
+        self._spare: mujoco.MjData | None = None
         self.scene = Scene()
         self._bodies: dict[str, int] = {}  # name in the scene -> body
         self._items: dict[str, Item] = {}
@@ -175,6 +177,19 @@ class Physics:
             b = self.base()
             self._wheels += self._spin @ [b.vx, b.vy, b.wz] * (len(position) * TIMESTEP)
 
+    @contextmanager
+    def tried(self) -> Iterator[None]:
+        """The world is put back at the end; what comes apart within has not happened."""
+        mj, wheels = self.model.mj, self._wheels.copy()
+        kept = self._spare = self._spare or mujoco.MjData(mj)
+        mujoco.mj_copyData(kept, mj, self.data)
+        try:
+            yield
+        except PhysicsError:
+            pass
+        mujoco.mj_copyData(self.data, mj, kept)
+        self._wheels = wheels
+
     def _check(self) -> None:
         if not self._warnings[_WARNINGS].any():
             return
@@ -278,6 +293,10 @@ class Physics:
             at, dof = self._free[name]
             result[name] = Thing(item.kind, item.colour, qpos[at:at + 3], qpos[at + 3:at + 7], qvel[dof:dof + 3])
         return result
+
+    def body(self, name: str) -> int:
+        """The number of the body of a thing of the scene, or of one that is always there."""
+        return self._bodies[name] if name in self._bodies else self.model.mj.body(name).id
 
     def drawer(self) -> float:
         """How far the drawer is open, 0 .. 1."""

@@ -5,7 +5,8 @@ The commands go through the same emulated controllers that the ROS node puts on 
 
 from __future__ import annotations
 
-from typing import NamedTuple, Sequence
+from contextlib import contextmanager
+from typing import Iterator, NamedTuple, Sequence
 
 import numpy as np
 
@@ -91,6 +92,14 @@ class Simulator:
         self._twist, self._twisted = rows.twist(row), self.time
         self.physics.advance(target - left * change, change / dt, self._twist)
         self.steps += steps
+
+    @contextmanager
+    def tried(self) -> Iterator[None]:
+        """Whatever is done by `step` within is undone at its end."""
+        asked, twist, twisted, steps = self._asked, self._twist, self._twisted, self.steps
+        with self.physics.tried():
+            yield
+        self._asked, self._twist, self._twisted, self.steps = asked, twist, twisted, steps
 
     def place_robot(self, row: np.ndarray) -> None:
         """Puts arms, grippers and lift exactly where a row [A] has them, without physics: for pictures."""

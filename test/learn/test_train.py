@@ -279,6 +279,8 @@ def test_an_eye_looks_through_the_camera_that_the_labels_look_through(files):
         out = (ray > part.rays.max(0).values + edge) | (ray < part.rays.min(0).values - edge)
         assert (out.any(1) | (spot[beside, 2] < 0.03)).all(), eye
         assert there.any() or beside.any()
+        goes = np.array([data.subtasks[k].startswith("place") for k in data.said[:30]])
+        assert goes.any() and (cell[goes] == -1).all(), "no demonstration says where what it goes to is seen"
 
 
 def test_segments():

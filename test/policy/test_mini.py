@@ -273,6 +273,23 @@ def test_an_eye_knows_how_deep_the_table_is_in_each_of_its_cells(robot):
     assert (above == model.front.shape.depth).all(), "no table in the sky"
 
 
+def test_words_shift_the_place_along_the_bases_axes_wherever_a_camera_looks(robot):
+    """The same cell, the same way from it, seen through two cameras that are turned otherwise."""
+    eye = Mini(MiniShape(), 10).front
+    seen, wanted = torch.randn(1, MiniShape().channels, *eye.shape.cells), torch.randn(1, 1, 128)
+    camera = next(camera for camera in robot.cameras if camera.name == "front_camera")
+    pose = torch.from_numpy(Kinematics(robot).link_pose(robot.home, camera.frame)[:3]).float()
+    turned_pose = pose.clone()
+    turned_pose[:, :3] = torch.tensor([[0.0, -1, 0], [1, 0, 0], [0, 0, 1]]) @ pose[:, :3]
+    for at in (pose, turned_pose):
+        places = []
+        for shift in (0.0, 1.2):
+            with torch.no_grad():
+                eye.shift.bias.copy_(torch.tensor([0.0, shift, 0.5 * shift]))
+                places.append(at[:, :3] @ eye.point(seen, wanted, at[None]).spot[0, 0] + at[:, 3])
+        assert torch.allclose(places[1] - places[0], torch.tensor([0, 0.12, 0.06]), atol=1e-5)
+
+
 def test_directions_of_fingers_are_the_same_for_what_looks_the_same():
     brick, block, prism, ball = (harmonics([0.3 + k * math.tau / 2 / n for k in range(n)]) for n in (1, 2, 3, 8))
     assert np.allclose(brick, [f(k * 0.3) for k in (2, 4, 6) for f in (math.cos, math.sin)])

@@ -13,6 +13,7 @@ from pi_policy_node.sim.expert.arms import Arm, ReachError
 from pi_policy_node.sim.expert.follow import Follower
 from pi_policy_node.sim.expert.skills import DONE, OPEN, RUNNING, SHUT, Drawer, Drive, Pick, Place, Wish
 from pi_policy_node.sim.expert.spots import spot
+from pi_policy_node.sim.expert.under_way import gripping, under_way
 from pi_policy_node.sim.tasks.goals import Subtask
 from pi_policy_node.sim.tasks.registry import Task
 from pi_policy_node.sim.tasks.view import TOP, View, half_height
@@ -33,7 +34,7 @@ class Hand:
     """One arm's tool point, yaw and fingers as commanded."""
 
     def __init__(self, arm: Arm, row: np.ndarray, point: np.ndarray, dt: float):
-        self.arm = arm
+        self.arm, self.from_point = arm, point
         lift = row[arm.lift]
         _, yaw = arm.forward(row)
         point = arm.nearest(point, lift)
@@ -45,6 +46,13 @@ class Hand:
         self._residual = row[arm.columns] - arm.joints(point, yaw, lift)
         self._left = self._settle = max(SETTLE, 1.5 * float(np.abs(self._residual).max()))
         self._dt = dt
+
+    def moves(self, row: np.ndarray, point: np.ndarray) -> None:
+        """It comes from there, a row ago."""
+        _, yaw = self.arm.forward(row)
+        self.tool.move((self.from_point - point) / self._dt)
+        self.yaw.move((self.yaw.position - yaw) / self._dt)
+        self.grip.move((self.grip.position - row[self.arm.hand]) / self._dt)
 
     def row(self, lift: float) -> np.ndarray:
         """[6] joints."""
@@ -65,8 +73,8 @@ class Expert:
         self._base = robot.group("base").columns
         self.reset(robot.home)
 
-    def reset(self, row: np.ndarray) -> None:
-        """Starts anew from this command [A], at rest, with nothing in mind."""
+    def reset(self, row: np.ndarray, before: np.ndarray | None = None) -> None:
+        """Starts anew from this command [A], with nothing in mind. before: the command a row ago; None: at rest."""
         dt = self.robot.dt
         points = self.kinematics.tools(row)
         self._row = np.array(row, float)
@@ -74,6 +82,25 @@ class Expert:
         self._height = Follower(row[self._lift], follow.LIFT, dt)
         self._ground, self._spin = Follower(np.zeros(2), follow.GROUND, dt), Follower(0.0, follow.SPIN, dt)
         self._skill, self._subtask, self._arm = None, None, ""
+        if before is not None:
+            points = self.kinematics.tools(before)
+            for name, hand in self._hands.items():
+                hand.moves(before, points[name])
+            self._height.move((row[self._lift] - before[self._lift]) / dt)
+
+    def join(self, view: View, task: Task, row: np.ndarray, before: np.ndarray, last: Subtask | None) -> Subtask:
+        """Goes on in the middle of what somebody else is doing, and says what that is. row, before: as in `reset`;
+        last: what this said a moment ago."""
+        self.reset(row, before)
+        vx, vy, spin = row[self._base]
+        c, s = math.cos(view.base[2]), math.sin(view.base[2])
+        self._ground.move([c * vx - s * vy, s * vx + c * vy])
+        self._spin.move([spin])
+        self._subtask = under_way(view, task, last)
+        self._skill = self._begin(view, task, self._subtask)
+        if self._arm:
+            self._skill.join(view, self._hands[self._arm])
+        return self._subtask
 
     @property
     def active(self) -> str:
@@ -109,10 +136,12 @@ class Expert:
         if subtask.kind == "done":
             return "done"
         if subtask.kind == "pick":
-            self._arm = self._choose(view, task, subtask.thing)
+            self._arm = gripping(view, subtask.thing) or self._choose(view, task, subtask.thing)
             return Pick(subtask.thing, self.arms[self._arm])
         if subtask.kind == "place":
-            self._arm = next(arm for arm, thing in view.held().items() if thing == subtask.thing)
+            at = view.things[subtask.thing].position
+            self._arm = gripping(view, subtask.thing) or min(
+                self.arms, key=lambda arm: float(np.linalg.norm(view.tools[arm] - at)))  # which has just let go
             return Place(subtask, self.arms[self._arm])
         handle_side = max(self.arms, key=lambda arm: self.arms[arm].home[1])  # the drawer stands on the left
         self._arm = handle_side

@@ -36,6 +36,10 @@ class Follower:
         self.acceleration = np.zeros_like(self.position)
         self.pace, self._dt = pace, dt
 
+    def move(self, velocity) -> None:
+        """It is not at rest."""
+        self.velocity = np.array(_shorten(np.atleast_1d(velocity).astype(float).tolist(), self.pace.speed))
+
     def step(self, goal, *, speed: float = math.inf, push: np.ndarray | None = None) -> np.ndarray:
         """One row further towards `goal`. push: a velocity that somebody forces upon it."""
         pace, dt = self.pace, self._dt  # on lists of one to three numbers: several times as fast as on arrays

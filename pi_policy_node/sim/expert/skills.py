@@ -21,6 +21,9 @@ FUNNEL = 3.0  # m higher per m beside the goal: how a hand comes down
 RUNNING, DONE, FAILED = "running", "done", "failed"
 OPEN, SHUT = 0.97, 0.03  # fingers; not their ends, where the bridge would round off the last bit
 SETTLED = 60  # rows more to wait for what was put down to come to rest
+CLOSED = 24  # rows after which fingers have closed
+ROW = 0.042  # of a stroke that fingers move in a row
+AT = 0.014  # m: a hand so near to a thing is where it closes
 LONG = 60  # rows after which a hand that cannot rise further has risen enough
 
 
@@ -44,6 +47,17 @@ class Pick:
         self._yaw: float | None = None
         self._floor = TOP
         self._tries = 0
+
+    def join(self, view: View, hand) -> None:
+        """Goes on with a hand that has closed on it, or is closing."""
+        thing, tool = view.things[self.thing], hand.tool.position
+        off = tool - view.to_base(thing.position)
+        if view.gripped(self.arm.name, self.thing):
+            self._closing = CLOSED
+        elif _near(off, AT) and closing(hand, HALF_WIDTH[thing.kind] / STROKE + 0.15):
+            self._closing = shut_for(hand)
+        self._yaw, self._floor = float(hand.yaw.position[0]), TOP + half_height(thing)
+        self._grasp = tool - [0, 0, max(0.0, thing.position[2] - self._floor)]
 
     def act(self, view: View, hand) -> Wish:
         thing = view.things[self.thing]
@@ -76,7 +90,7 @@ class Pick:
         if self._closing == 2:
             self._grasp = tool.copy()
         up = self._grasp + [0, 0, HOVER]
-        if self._closing < 24:
+        if self._closing < CLOSED:
             goal = self._grasp
         else:
             goal = up
@@ -121,6 +135,15 @@ class Place:
         self._opened = 0
         self._release: np.ndarray | None = None
         self._lost = self._stuck = 0
+
+    def join(self, view: View, hand) -> None:
+        """Goes on with a hand that has let go of it already, or is just doing so where it belongs."""
+        thing, tool = view.things[self.thing], hand.tool.position
+        beside = thing.position - spot(view, self.goal, self.arm, None)
+        opens = hand.grip.velocity[0] > 0.3 and math.hypot(beside[0], beside[1]) < 2 * AT
+        if opens or not view.gripped(self.arm.name, self.thing):
+            at = view.to_base(thing.position)
+            self._opened, self._release = open_for(hand), np.r_[tool[:2], min(tool[2], at[2] + AT)]
 
     def act(self, view: View, hand) -> Wish:
         tool, name = hand.tool.position, self.arm.name
@@ -171,11 +194,21 @@ class Drawer:
         self._closing = self._opened = 0
         self._out: np.ndarray | None = None
 
+    def join(self, view: View, hand) -> None:
+        """Goes on with a hand that has gripped the handle, is doing so or lets it go."""
+        tool = hand.tool.position
+        off = tool - handle(view)
+        if not _near(off, 2 * AT):
+            return
+        if abs(self.opening - view.drawer) < 0.12 and not closing(hand, 0.4):
+            self._opened, self._out = open_for(hand), tool.copy()
+        elif closing(hand, 0.5):
+            self._closing, self._grasp = (CLOSED if view.openings[self.arm.name] < 0.3 else shut_for(hand)), tool.copy()
+
     def act(self, view: View, hand) -> Wish:
         tool, name = hand.tool.position, self.arm.name
-        out = HANDLE[0] - view.drawer * DRAWER_TRAVEL
-        handle = view.to_base([DRAWER[0] + out, DRAWER[1] + HANDLE[1], TOP + HANDLE[2]])
-        natural = self.arm.natural_yaw(handle)
+        at = handle(view)
+        natural = self.arm.natural_yaw(at)
         yaw = natural + wrap(2 * (-view.base[2] - natural)) / 2  # across the bar
         if self._opened:
             self._opened += 1
@@ -183,29 +216,29 @@ class Drawer:
             goal = self._out if self._opened < 14 else up
             risen = tool[2] > up[2] - 0.02 or self._opened > LONG
             return Wish({name: (goal, yaw, 0.75, math.inf)}, status=DONE if risen else RUNNING)
-        beside = math.hypot(*(handle - tool)[:2])
+        beside = math.hypot(*(at - tool)[:2])
         if self._closing:
             self._closing += 1
             if beside > 0.03:  # lost it
                 self._closing = 0
                 return Wish({name: (tool + [0, 0, 0.05], yaw, 0.75, math.inf)})
-            if self._closing < 24:
+            if self._closing < CLOSED:
                 return Wish({name: (self._grasp, yaw, SHUT, math.inf)})
             left = self.opening - view.drawer
             if abs(left) < 0.03:
                 self._opened, self._out = 1, tool.copy()
             ahead = np.clip(-left * DRAWER_TRAVEL, -0.05, 0.05) - np.sign(left) * 0.006
-            goal = np.array([handle[0], handle[1], self._grasp[2]]) + np.array(
+            goal = np.array([at[0], at[1], self._grasp[2]]) + np.array(
                 [math.cos(view.base[2]) * ahead, -math.sin(view.base[2]) * ahead, 0.0])
             return Wish({name: (goal, yaw, SHUT, self.SPEED)})
-        if beside > 0.03 and tool[2] < self.arm.rise(tool, handle[2] + HOVER) - 0.03:
-            way = np.r_[tool[:2], handle[2] + HOVER + 0.01]
+        if beside > 0.03 and tool[2] < self.arm.rise(tool, at[2] + HOVER) - 0.03:
+            way = np.r_[tool[:2], at[2] + HOVER + 0.01]
         else:
-            way = np.r_[handle[:2], handle[2] + min(HOVER, FUNNEL * max(0.0, beside - 0.005))]
+            way = np.r_[at[:2], at[2] + min(HOVER, FUNNEL * max(0.0, beside - 0.005))]
         ready = abs(hand.yaw.position[0] - yaw) < 0.06 and abs(view.openings[name] - 0.75) < 0.1
         if not ready:
-            way[2] = max(way[2], handle[2] + 0.07)
-        if ready and beside < 0.005 and tool[2] - handle[2] < 0.004:
+            way[2] = max(way[2], at[2] + 0.07)
+        if ready and beside < 0.005 and tool[2] - at[2] < 0.004:
             self._closing, self._grasp = 1, tool.copy()
         return Wish({name: (way, yaw, 0.75, 0.12 if beside < 0.02 else math.inf)})
 
@@ -236,19 +269,50 @@ class Drive:
             self._in = near or before
             if not self._in:
                 return Wish(base=(np.array([x - self.BACK * math.cos(yaw), y - self.BACK * math.sin(yaw)]), yaw))
-        arrived = math.hypot(ahead, across) < 0.012 and abs(turned) < 0.015
-        self._still = self._still + 1 if arrived else 0
+        self._still = self._still + 1 if self.arrived(view, self.place, 0.012, 0.015) else 0
         return Wish(base=(np.array([x, y]), yaw), status=DONE if self._still > 10 else RUNNING)
 
     def _docked(self, view: View, place: str) -> bool:
         ahead, across, turned = self._seen_from(view, PLACES[place])
-        return abs(across) < 0.6 and -self.BACK + 0.05 < ahead < 0.2 and abs(turned) < 0.35
+        return abs(across) < 0.6 and -self.BACK + 0.12 < ahead < 0.2 and abs(turned) < 0.35
 
     @staticmethod
     def _seen_from(view: View, pose) -> tuple[float, float, float]:
         dx, dy = view.base[0] - pose[0], view.base[1] - pose[1]
         c, s = math.cos(pose[2]), math.sin(pose[2])
         return c * dx + s * dy, c * dy - s * dx, wrap(view.base[2] - pose[2])
+
+    @classmethod
+    def arrived(cls, view: View, place: str, far: float, turn: float) -> bool:
+        """Whether the base is at a place, to within so much [m, rad]."""
+        ahead, across, turned = cls._seen_from(view, PLACES[place])
+        return math.hypot(ahead, across) < far and abs(turned) < turn
+
+
+def handle(view: View) -> np.ndarray:
+    """[3] where the drawer's handle is, in the base's frame."""
+    out = HANDLE[0] - view.drawer * DRAWER_TRAVEL
+    return view.to_base([DRAWER[0] + out, DRAWER[1] + HANDLE[1], TOP + HANDLE[2]])
+
+
+def closing(hand, below: float) -> bool:
+    """Whether fingers close, or are told to be closer than that."""
+    return float(hand.grip.velocity[0]) < -0.3 or float(hand.grip.position[0]) < below and (
+        float(hand.grip.velocity[0]) < 0.3)
+
+
+def _near(off: np.ndarray, far: float) -> bool:
+    return math.hypot(off[0], off[1]) < far and abs(off[2]) < far
+
+
+def shut_for(hand) -> int:
+    """For how many rows fingers have been closing, about."""
+    return int(np.clip(3 + (OPEN - hand.grip.position[0]) / ROW, 2, CLOSED - 1))
+
+
+def open_for(hand) -> int:
+    """For how many rows fingers have been opening, about."""
+    return int(np.clip(1 + (hand.grip.position[0] - SHUT) / ROW, 1, CLOSED))
 
 
 def grip_yaws(thing) -> list[float]:

@@ -1,0 +1,84 @@
+"""The expert goes on in the middle of what somebody else does, and what is only tried does not happen."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from pi_policy_node.robot import Kinematics, load_robot
+from pi_policy_node.sim.expert import Expert
+from pi_policy_node.sim.physics import PhysicsError
+from pi_policy_node.sim.simulator import Simulator
+from pi_policy_node.sim.tasks import draw, look
+
+ROBOT = load_robot("pi_mobile")
+ROWS = 51
+
+
+@pytest.fixture(scope="module")
+def sim():
+    return Simulator(ROBOT, "empty", cameras=())
+
+
+@pytest.mark.parametrize("family, seed", [("put", 0), ("drawer", 1), ("drive", 1), ("stack", 0)])
+def test_from_anywhere_on_its_own_way_it_would_do_what_it_does(sim, family, seed):
+    """An expert that knows nothing of what came before, but the last row, goes the same way as one that does it all."""
+    task, actor, other = draw(family, seed), Expert(ROBOT), Expert(ROBOT)
+    sim.steps = 0
+    sim.reset(0, task.scene)
+    actor.reset(ROBOT.home)
+    row = before = ROBOT.home.copy()
+    rows, doing, said, last = [], [], [], None
+    for n in range(round(task.seconds / ROBOT.dt)):
+        view = look(sim)
+        if n % 10 == 0:
+            with sim.tried():
+                last = other.join(view, task, row, before, last)
+                branch, seen = [], view
+                for _ in range(ROWS):
+                    branch.append(other.act(seen, task).row)
+                    sim.step(branch[-1])
+                    seen = look(sim)
+                said.append((n, last.words, np.array(branch)))
+        act = actor.act(view, task)
+        before, row = row, act.row.copy()
+        rows.append(row)
+        doing.append(act.subtask.words)
+        sim.step(row)
+        if act.subtask.kind == "done" and act.finished:
+            break
+    assert task.success(look(sim))
+    rows, kinematics = np.array(rows), Kinematics(ROBOT)
+    off, wrong = [], 0
+    for n, words, branch in said:
+        count = min(ROWS, len(rows) - n)
+        a, b = kinematics.tools(rows[n : n + count]), kinematics.tools(branch[:count])
+        drive = np.abs(rows[n : n + count] - branch[:count])[:, ROBOT.is_base].max()
+        off.append(max(drive, *(float(np.abs(a[arm] - b[arm]).max()) for arm in a)))  # m, or m/s
+        wrong += words != doing[n]
+    assert np.median(off) < 0.003 and np.quantile(off, 0.9) < 0.03, np.round(off, 3)
+    assert wrong <= 0.15 * len(said), "it knows what is under way; only when that is over it may see sooner"
+
+
+def test_what_is_tried_does_not_happen(sim):
+    task = draw("put", 1)
+    ways = []
+    for tries in (False, True):
+        sim.steps = 0
+        sim.reset(0, task.scene)
+        row = ROBOT.home.copy()
+        row[ROBOT.group("right_arm").columns] += 0.05
+        for _ in range(5):
+            sim.step(row)
+        if tries:
+            time = sim.time
+            with sim.tried():
+                for _ in range(40):
+                    sim.step(ROBOT.home)
+            assert sim.time == time
+            with sim.tried():
+                raise PhysicsError("came apart")
+        for _ in range(20):
+            sim.step(row)
+        ways.append(np.r_[sim.physics.data.qpos, sim.physics.data.qvel, sim.state()])
+    assert np.array_equal(*ways)
