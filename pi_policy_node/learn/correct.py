@@ -15,7 +15,7 @@ import numpy as np
 from pi_policy_node.learn.episodes import Episode, encode
 from pi_policy_node.learn.evaluate_modes import Limits, Rtc
 from pi_policy_node.learn.record import Recipe, Recorder
-from pi_policy_node.policy.base import Observation
+from pi_policy_node.policy.base import InputError, Observation
 from pi_policy_node.policy.mini import MiniPolicy
 from pi_policy_node.sim.expert.disturb import Disturbances
 from pi_policy_node.sim.expert.expert import Act
@@ -61,7 +61,7 @@ class Corrector(Recorder):
                 pieces.append(piece)
                 for camera, image in images.items():
                     pictures[camera].append(encode(image))
-        except PhysicsError:  # of the policy's making; what came before is good
+        except (PhysicsError, InputError):  # the world came apart; what came before is good
             pass
         if not pieces:
             return None
