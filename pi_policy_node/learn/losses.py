@@ -211,4 +211,5 @@ def evaluate(model: Mini, data: Demonstrations, frames: np.ndarray, words: Words
             **{name: values.cpu().numpy() for name, values in off.items()},
         }.items():
             told_of.setdefault(name, []).append(values)
-    return {name: float(np.nanmean(np.concatenate(values))) for name, values in told_of.items()}
+    known = {name: found[np.isfinite(found)] for name, found in ((n, np.concatenate(v)) for n, v in told_of.items())}
+    return {name: float(found.mean()) if len(found) else float("nan") for name, found in known.items()}

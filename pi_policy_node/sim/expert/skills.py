@@ -23,6 +23,7 @@ OPEN, SHUT = 0.97, 0.03  # fingers; not their ends, where the bridge would round
 SETTLED = 60  # rows more to wait for what was put down to come to rest
 CLOSED = 24  # rows after which fingers have closed
 ROW = 0.042  # of a stroke that fingers move in a row
+TWIST = math.pi / 2 + 0.5  # rad, of the hand: farther would be near the end of its last joint
 AT = 0.014  # m: a hand so near to a thing is where it closes
 LONG = 60  # rows after which a hand that cannot rise further has risen enough
 
@@ -104,7 +105,7 @@ class Pick:
 
     def _choose(self, view: View, at: np.ndarray, hand) -> float:
         """Sets the yaw of the grasp with the most room for the fingers; returns how far they should open."""
-        thing, base_yaw = view.things[self.thing], view.base[2]
+        thing, base_yaw, now = view.things[self.thing], view.base[2], float(hand.yaw.position[0])
         natural = self.arm.natural_yaw(at)
         others = []  # (x, y, radius) of what the fingers could touch; not of a container that it lies in
         for name, t in view.things.items():
@@ -115,12 +116,14 @@ class Pick:
         half = HALF_WIDTH[thing.kind] / STROKE
         candidates = []
         for yaw in grip_yaws(thing):
-            yaw = natural + wrap(2 * (yaw - base_yaw - natural)) / 2  # fingers are alike: turned by at most a quarter
+            yaw = now + wrap(2 * (yaw - base_yaw - now)) / 2  # fingers are alike: the shorter way from here
+            if abs(yaw - natural) > TWIST:
+                yaw -= math.copysign(math.pi, yaw - natural)
             fingers = [(at[0] + s * math.cos(yaw), at[1] + s * math.sin(yaw)) for s in (-0.05, 0.05)]
             room = min((math.hypot(fx - x, fy - y) - radius - 0.014 for x, y, radius in others for fx, fy in fingers),
                        default=1.0)
             kept = 0.02 if self._yaw is not None and abs(yaw - self._yaw) < 0.2 else 0.0
-            candidates.append((min(room, 0.015) + kept - 0.004 * abs(yaw - natural), room, yaw))
+            candidates.append((min(room, 0.015) + kept - 0.004 * abs(yaw - now), room, yaw))
         _, room, self._yaw = max(candidates)
         return float(np.clip(OPEN + (room - 0.004) / STROKE, half + 0.2, OPEN))
 
