@@ -82,7 +82,7 @@ def test_the_link_is_cut_in_motion_and_heals(robot, link):
     took = time.monotonic() - cut
     held = [status.cause for status in list(robot.bridges) if status.mode != BridgeStatus.RUNNING]
     assert not held or took > 0.8, f"it held, though the change took only {took:.2f} s: {held}"
-    entries = [entry for entry in robot.references["left_arm_controller"] if entry[0] > cut - 0.3]
+    entries = [entry for entry in list(robot.references["left_arm_controller"]) if entry[0] > cut - 0.3]
     assert np.abs(np.diff([entry[2] for entry in entries], axis=0)).max() < 0.1, "the arm jumped"
     assert robot.count("far_first_row") == refused
     link.heal()
