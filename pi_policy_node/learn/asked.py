@@ -49,11 +49,11 @@ class Asked:
         names = {camera.name: camera for camera in robot.cameras}
         poses = {eye: kinematics.link_pose(self.state, names[CAMERAS[eye]].frame) for eye in POINTING}
         self.cameras = np.stack([poses[eye][:, :3] for eye in POINTING], 1).astype(np.float32)
-        thing, shown = (np.concatenate([getattr(one, name) for one in made]) for name in ("thing", "shown"))
+        thing = np.concatenate([one.thing for one in made])
         self.cell = {}
         for eye in POINTING:
             at = project(names[CAMERAS[eye]], poses[eye][self.frame], thing)
-            hidden = ~shown[:, list(made[0].images).index(CAMERAS[eye])]
+            hidden = ~np.concatenate([one.shown[CAMERAS[eye]] for one in made])
             self.cell[eye] = cells(eye_shape(shape, eye), np.where(hidden[:, None], np.nan, at))
         for one in made:
             self.pictures.add(one.images, len(one.state))

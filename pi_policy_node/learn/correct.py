@@ -20,7 +20,7 @@ from pi_policy_node.policy.mini import MiniPolicy
 from pi_policy_node.sim.expert.disturb import Disturbances
 from pi_policy_node.sim.expert.expert import Act
 from pi_policy_node.sim.physics import PhysicsError
-from pi_policy_node.sim.tasks import Task, look
+from pi_policy_node.sim.tasks import Task, View, look
 from pi_policy_node.sim.tasks.goals import Subtask
 
 LONGEST = 20.0  # s that the policy has for a task of one goal
@@ -83,27 +83,28 @@ class Corrector(Recorder):
         policy.reset()
         policy.reseed(task.seed)
         feed, limits = Rtc(robot, replan=self.recipe.every, delay=0.0), Limits(robot, row)
-        before, last, over = row, None, 0
+        before, last, over, view = row, None, 0, look(sim)
         seconds = min(task.seconds, LONGEST * (LONGER if len(task.goals) > 1 else 1.0))
         for n in range(round(seconds / robot.dt)):
             if feed.due(n):
-                images, state = self.images(), sim.state()
-                piece = self._ask(task, row, before, last)
+                images, state = self.images(), view.state
+                piece = self._ask(view, task, row, before, last)
                 last = piece.subtask
                 if len(piece.rows) == self.count:  # or the expert's own world came apart
                     yield images, piece
                 seen = Observation(images, state, task.instruction, n * robot.dt)
                 feed.answer(n, policy.infer(seen, prefix=feed.ask(n, state)).actions)
-            wrong.before(n, look(sim), self.expert, last.kind, sim)
+            wrong.before(n, view, self.expert, last.kind, sim)
             before, row = row, wrong.after(robot, Act(limits.row(feed.row(n)), last, False))
             sim.step(row)
             self.simulated += robot.dt
-            over = over + 1 if task.success(look(sim)) else 0
+            view = look(sim)
+            over = over + 1 if task.success(view) else 0
             if over * robot.dt > LINGER:
                 return
 
-    def _ask(self, task: Task, row: np.ndarray, before: np.ndarray, last: Subtask | None) -> Piece:
-        sim, view = self.sim, look(self.sim)
+    def _ask(self, view: View, task: Task, row: np.ndarray, before: np.ndarray, last: Subtask | None) -> Piece:
+        sim = self.sim
         piece = Piece(self.expert.join(view, task, row, before, last), [], [], [])
         with sim.tried():
             for _ in range(self.count):

@@ -31,10 +31,10 @@ from pi_policy_node.sim.sight import sees
 from pi_policy_node.sim.tasks import Task, View, draw, look
 from pi_policy_node.sim.tasks.families import UNDER
 from pi_policy_node.sim.tasks.goals import IN, Inside, name_words
-from pi_policy_node.sim.tasks.view import HALF_WIDTH, STROKE, TOP, half_height
-from pi_policy_node.sim.world import DRAWER, DRAWER_TRAVEL, HANDLE, KINDS, PLACES
+from pi_policy_node.sim.tasks.view import HALF_WIDTH, STROKE, TOP, half_height, handle
+from pi_policy_node.sim.world import KINDS, PLACES
 
-VERSION = 5
+VERSION = 6
 SHARD = 100  # scenes in a file
 # in these parts
 FAMILIES = {"put": 5, "stack": 2, "move": 2, "drawer": 1, "bring": 1, "clear": 3, "gather": 2, "sort": 2, "drive": 10}
@@ -65,7 +65,7 @@ class Glances:
     frame: np.ndarray  # int32 [M] which picture
     words: tuple[str, ...]  # M: what is asked for, as a subtask would
     thing: np.ndarray  # float32 [M, 3] m, in the base's frame: what the words name
-    shown: np.ndarray  # bool [M, cameras, in the recipe's order]: nothing stands before it
+    shown: dict[str, np.ndarray]  # camera -> bool [M]: nothing stands before it
     place: np.ndarray  # float32 [M, 3] m: where the hand would close or open
     turn: np.ndarray  # float32 [M, 6] harmonics of the directions in which fingers would close there; NaN: any will do
     base: np.ndarray  # float64 [N, 3] where the base stands in the room: x, y, yaw
@@ -83,8 +83,9 @@ class Gazer:
         self.sim = simulator(self.robot, self.shapes)
 
     def shard(self, first: int, count: int) -> Glances:
-        states, bases, frame, words, things, shown, places, turns, tasks, steps = ([] for _ in range(10))
+        states, bases, frame, words, things, places, turns, tasks, steps = ([] for _ in range(9))
         images: dict[str, list[bytes]] = {name: [] for name in self.shapes}
+        shown: dict[str, list[np.ndarray]] = {name: [] for name in self.shapes}
         for k, seed in enumerate(range(first, first + count)):
             task, view = self._scene(np.random.default_rng([seed, 31]), seed)
             for name, image in smaller(self.sim, self.shapes).items():
@@ -94,7 +95,8 @@ class Gazer:
             tasks.append(task.instruction)
             steps.append(task.next(view).words)
             asked = list(answers(view))
-            shown.append(self._shown(asked))
+            for camera, those in self._shown(asked).items():
+                shown[camera].append(those)
             for answer in asked:
                 frame.append(k)
                 words.append(answer.words)
@@ -102,14 +104,15 @@ class Gazer:
                 places.append(view.to_base(answer.place))
                 turns.append(harmonics(np.array(answer.yaws) - view.base[2]) if answer.yaws else [np.nan] * 6)
         return Glances(np.array(states, np.float32), images, np.array(frame, np.int32), tuple(words),
-                       np.array(things, np.float32), np.concatenate(shown), np.array(places, np.float32),
+                       np.array(things, np.float32), {c: np.concatenate(s) for c, s in shown.items()},
+                       np.array(places, np.float32),
                        np.array(turns, np.float32), np.array(bases, np.float64), tuple(tasks), tuple(steps))
 
-    def _shown(self, asked: list[Answer]) -> np.ndarray:
-        """bool [answers, cameras]"""
+    def _shown(self, asked: list[Answer]) -> dict[str, np.ndarray]:
+        """camera -> bool [answers]"""
         points, physics = np.array([answer.thing for answer in asked]), self.sim.physics
         bodies, reach = np.array([physics.body(answer.body) for answer in asked]), np.array([a.reach for a in asked])
-        return np.stack([sees(physics, camera, points, reach, bodies) for camera in self.recipe.cameras], 1)
+        return {camera: sees(physics, camera, points, reach, bodies) for camera in self.shapes}
 
     def _scene(self, rng: np.random.Generator, seed: int) -> tuple[Task, View]:
         """Sets one up, with the robot somewhere in it."""
@@ -221,8 +224,7 @@ def answers(view: View) -> Iterator[Answer]:
             yield Answer(f"place it on the {words}", *what, at + [0, 0, half_height(thing) + TOUCH + HELD], [])
         if kind in IN:
             yield Answer(f"place it {IN[kind]} the {words}", *what, at + [0, 0, DROP[kind] + HELD], [])
-    out = HANDLE[0] - view.drawer * DRAWER_TRAVEL
-    at = np.array([DRAWER[0] + out, DRAWER[1] + HANDLE[1], TOP + HANDLE[2]])
+    at = handle(view)
     yield Answer("close the drawer" if view.drawer > 0.5 else "open the drawer", "drawer", at, 0.01, at, [0.0])
 
 
@@ -261,9 +263,10 @@ def _path(folder: Path, first: int) -> Path:
 def write(path: Path, glances: Glances) -> None:
     """A file, all or nothing."""
     arrays = {"version": np.array(VERSION), "state": glances.state, "frame": glances.frame, "thing": glances.thing,
-              "shown": glances.shown, "place": glances.place, "turn": glances.turn, "base": glances.base,
+              "place": glances.place, "turn": glances.turn, "base": glances.base,
               "words": np.array(glances.words), "task": np.array(glances.task), "step": np.array(glances.step)}
     for camera, images in glances.images.items():
+        arrays[f"shown.{camera}"] = glances.shown[camera]
         arrays[f"images.{camera}"] = np.frombuffer(b"".join(images), np.uint8)
         arrays[f"ends.{camera}"] = np.cumsum([len(i) for i in images], dtype=np.int64)
     buffer = io.BytesIO()
@@ -284,7 +287,8 @@ def read(path: Path) -> Glances:
                 ends = arrays[f"ends.{camera}"]
                 images[camera] = [arrays[name][a:b].tobytes() for a, b in zip([0, *ends[:-1]], ends)]
         words, task, step = (tuple(arrays[name].tolist()) for name in ("words", "task", "step"))
-        thing, shown, place, turn, base = (arrays[name] for name in ("thing", "shown", "place", "turn", "base"))
+        shown = {camera: arrays[f"shown.{camera}"] for camera in images}
+        thing, place, turn, base = (arrays[name] for name in ("thing", "place", "turn", "base"))
         return Glances(arrays["state"], images, arrays["frame"], words, thing, shown, place, turn, base, task, step)
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise EpisodesError(f"{path} holds no pictures with answers: {error}") from None

@@ -46,12 +46,10 @@ class Labeller:
         tools = np.stack([self.kinematics.tools(state)[arm] for arm in self.arms], 1)
         arm = np.full(count, -1, np.int8)
         place = np.full((count, 3), np.nan)
-        base = np.zeros((count, 3))
+        base = np.full((count, 3), np.nan if episode.piece else 0.0)
         track = self._track(state)
-        if episode.piece:  # which ends before the hand closes
-            return self._labels(state, tools, arm, place, np.full((count, 3), np.nan))
         nudges = [step for step, kind in episode.events if kind == "nudge"]
-        for first, end in segments(episode.subtask):
+        for first, end in [] if episode.piece else segments(episode.subtask):  # a piece ends before the hand closes
             base[first:end] = _relative(track[first:end], track[end - 1])
             words = episode.subtasks[episode.subtask[first]]
             if not words.startswith(("pick", "place", "open", "close")):
@@ -67,10 +65,7 @@ class Labeller:
                 late = [n for n in nudges if begin < n < turn]
                 place[max([begin, *late]) : turn + 1] = tools[turn, chosen]
                 begin = turn + 1
-        return self._labels(state, tools, arm, place, base)
-
-    def _labels(self, state, tools, arm, place, base) -> Labels:
-        reach = place - tools[np.arange(len(state)), np.maximum(arm, 0)]
+        reach = place - tools[np.arange(count), np.maximum(arm, 0)]
         poses = {camera.name: self.kinematics.link_pose(state, camera.frame) for camera in self.robot.cameras}
         cells = {camera.name: project(camera, poses[camera.name], place) for camera in self.robot.cameras}
         return Labels(tools.astype(np.float32), arm, reach.astype(np.float32), base.astype(np.float32), cells,

@@ -211,5 +211,10 @@ def evaluate(model: Mini, data: Demonstrations, frames: np.ndarray, words: Words
             **{name: values.cpu().numpy() for name, values in off.items()},
         }.items():
             told_of.setdefault(name, []).append(values)
-    known = {name: found[np.isfinite(found)] for name, found in ((n, np.concatenate(v)) for n, v in told_of.items())}
-    return {name: float(found.mean()) if len(found) else float("nan") for name, found in known.items()}
+    return {name: _known(np.concatenate(values)) for name, values in told_of.items()}
+
+
+def _known(values: np.ndarray) -> float:
+    """The mean of those that are known; NaN: none is."""
+    values = values[np.isfinite(values)]
+    return float(values.mean()) if len(values) else float("nan")

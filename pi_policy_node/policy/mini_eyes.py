@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from pi_policy_node.policy.shapes import EyeShape, MiniShape
 
 EYES = ("front", "left_wrist", "right_wrist", "rear", "wide")
-SHIFT = 0.1  # m
 POINTING, AROUND = EYES[:3], EYES[3:]  # those that say where a thing is; those that see what is around
+SHIFT = 0.1  # m: the unit in which words say how far from a thing the hand goes
 
 
 def eye_shape(shape: MiniShape, eye: str) -> EyeShape:

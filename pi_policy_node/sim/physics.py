@@ -187,8 +187,9 @@ class Physics:
             yield
         except PhysicsError:
             pass
-        mujoco.mj_copyData(self.data, mj, kept)
-        self._wheels = wheels
+        finally:
+            mujoco.mj_copyData(self.data, mj, kept)
+            self._wheels = wheels
 
     def _check(self) -> None:
         if not self._warnings[_WARNINGS].any():

@@ -97,9 +97,11 @@ class Simulator:
     def tried(self) -> Iterator[None]:
         """Whatever is done by `step` within is undone at its end."""
         asked, twist, twisted, steps = self._asked, self._twist, self._twisted, self.steps
-        with self.physics.tried():
-            yield
-        self._asked, self._twist, self._twisted, self.steps = asked, twist, twisted, steps
+        try:
+            with self.physics.tried():
+                yield
+        finally:
+            self._asked, self._twist, self._twisted, self.steps = asked, twist, twisted, steps
 
     def place_robot(self, row: np.ndarray) -> None:
         """Puts arms, grippers and lift exactly where a row [A] has them, without physics: for pictures."""

@@ -8,7 +8,7 @@ import torch
 
 from pi_policy_node.learn import glances, losses
 from pi_policy_node.learn.asked import Asked
-from pi_policy_node.learn.dataset import RECORDED, vocabulary
+from pi_policy_node.learn.dataset import CAMERAS, MAPS, RECORDED, vocabulary
 from pi_policy_node.learn.episodes import EpisodesError, decode
 from pi_policy_node.learn.glances import Gazer, GlanceRecipe, anywhere
 from pi_policy_node.learn.labels import stands
@@ -39,8 +39,10 @@ def folder(tmp_path_factory):
 def test_what_is_made_follows_from_the_recipe(folder):
     stored, again = glances.read(glances.shards(folder)[0]), Gazer(RECIPE).shard(0, 6)
     assert stored.words == again.words and stored.images == again.images
-    for name in ("state", "thing", "shown", "place", "base"):
+    for name in ("state", "thing", "place", "base"):
         assert np.array_equal(getattr(stored, name), getattr(again, name)), name
+    assert set(stored.shown) == set(RECORDED)
+    assert all(np.array_equal(stored.shown[camera], again.shown[camera]) for camera in RECORDED)
     heard = []
     glances.record(RECIPE, folder, workers=1, report=lambda *what: heard.append(what))
     assert heard == [], "what is there is not made again"
@@ -84,6 +86,20 @@ def test_a_thing_is_seen_unless_something_stands_before_it():
     assert not seen()
     physics.pose(other, camera - 0.3 * (thing - camera), (1.0, 0.0, 0.0, 0.0))
     assert seen(), "what is behind the camera hides nothing"
+
+
+def test_each_eye_is_told_what_its_own_camera_sees(folder):
+    gazer, made = Gazer(RECIPE), glances.read(glances.shards(folder)[0])
+    asked = Asked(gazer.robot, MiniShape(), glances.shards(folder))
+    gazer._scene(np.random.default_rng([0, 31]), 0)
+    told = list(glances.answers(look(gazer.sim)))
+    points, reach = np.array([a.thing for a in told]), np.array([a.reach for a in told])
+    bodies = np.array([gazer.sim.physics.body(a.body) for a in told])
+    for eye, camera in CAMERAS.items():
+        seen = sees(gazer.sim.physics, camera, points, reach, bodies)
+        assert np.array_equal(made.shown[camera][made.frame == 0], seen), camera
+        if eye in MAPS:
+            assert made.shown[camera][asked.cell[eye] < MAPS[eye]].all(), eye
 
 
 def test_where_a_thing_goes_is_told_beside_what_the_words_name(folder):

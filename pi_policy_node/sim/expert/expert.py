@@ -34,7 +34,7 @@ class Hand:
     """One arm's tool point, yaw and fingers as commanded."""
 
     def __init__(self, arm: Arm, row: np.ndarray, point: np.ndarray, dt: float):
-        self.arm, self.from_point = arm, point
+        self.arm = arm
         lift = row[arm.lift]
         _, yaw = arm.forward(row)
         point = arm.nearest(point, lift)
@@ -47,12 +47,12 @@ class Hand:
         self._left = self._settle = max(SETTLE, 1.5 * float(np.abs(self._residual).max()))
         self._dt = dt
 
-    def moves(self, row: np.ndarray, point: np.ndarray) -> None:
-        """It comes from there, a row ago."""
-        _, yaw = self.arm.forward(row)
-        self.tool.move((self.from_point - point) / self._dt)
+    def moves(self, before: np.ndarray, way: np.ndarray) -> None:
+        """It comes from that row [A], and its tool went that way [3]."""
+        _, yaw = self.arm.forward(before)
+        self.tool.move(way / self._dt)
         self.yaw.move((self.yaw.position - yaw) / self._dt)
-        self.grip.move((self.grip.position - row[self.arm.hand]) / self._dt)
+        self.grip.move((self.grip.position - before[self.arm.hand]) / self._dt)
 
     def row(self, lift: float) -> np.ndarray:
         """[6] joints."""
@@ -83,9 +83,9 @@ class Expert:
         self._ground, self._spin = Follower(np.zeros(2), follow.GROUND, dt), Follower(0.0, follow.SPIN, dt)
         self._skill, self._subtask, self._arm = None, None, ""
         if before is not None:
-            points = self.kinematics.tools(before)
+            were = self.kinematics.tools(before)
             for name, hand in self._hands.items():
-                hand.moves(before, points[name])
+                hand.moves(before, points[name] - were[name])
             self._height.move((row[self._lift] - before[self._lift]) / dt)
 
     def join(self, view: View, task: Task, row: np.ndarray, before: np.ndarray, last: Subtask | None) -> Subtask:

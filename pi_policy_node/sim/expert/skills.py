@@ -13,8 +13,8 @@ import numpy as np
 from pi_policy_node.sim.expert.arms import Arm
 from pi_policy_node.sim.expert.spots import spot
 from pi_policy_node.sim.tasks.goals import Subtask
-from pi_policy_node.sim.tasks.view import HALF_WIDTH, STROKE, TOP, View, half_height, turn, wrap
-from pi_policy_node.sim.world import DRAWER, DRAWER_TRAVEL, HANDLE, KINDS, PLACES
+from pi_policy_node.sim.tasks.view import HALF_WIDTH, STROKE, TOP, View, half_height, handle, turn, wrap
+from pi_policy_node.sim.world import DRAWER_TRAVEL, KINDS, PLACES
 
 HOVER = 0.10  # m above its goal at which a hand travels
 FUNNEL = 3.0  # m higher per m beside the goal: how a hand comes down
@@ -186,7 +186,6 @@ class Place:
         return Wish({name: (way, yaw, SHUT, speed)})
 
 
-
 class Drawer:
     """Grips the handle and moves it to where the drawer is as open as wanted."""
 
@@ -200,7 +199,7 @@ class Drawer:
     def join(self, view: View, hand) -> None:
         """Goes on with a hand that has gripped the handle, is doing so or lets it go."""
         tool = hand.tool.position
-        off = tool - handle(view)
+        off = tool - view.to_base(handle(view))
         if not _near(off, 2 * AT):
             return
         if abs(self.opening - view.drawer) < 0.12 and not closing(hand, 0.4):
@@ -210,7 +209,7 @@ class Drawer:
 
     def act(self, view: View, hand) -> Wish:
         tool, name = hand.tool.position, self.arm.name
-        at = handle(view)
+        at = view.to_base(handle(view))
         natural = self.arm.natural_yaw(at)
         yaw = natural + wrap(2 * (-view.base[2] - natural)) / 2  # across the bar
         if self._opened:
@@ -272,7 +271,7 @@ class Drive:
             self._in = near or before
             if not self._in:
                 return Wish(base=(np.array([x - self.BACK * math.cos(yaw), y - self.BACK * math.sin(yaw)]), yaw))
-        self._still = self._still + 1 if self.arrived(view, self.place, 0.012, 0.015) else 0
+        self._still = self._still + 1 if view.at(self.place, (0.012, 0.015)) else 0
         return Wish(base=(np.array([x, y]), yaw), status=DONE if self._still > 10 else RUNNING)
 
     def _docked(self, view: View, place: str) -> bool:
@@ -284,18 +283,6 @@ class Drive:
         dx, dy = view.base[0] - pose[0], view.base[1] - pose[1]
         c, s = math.cos(pose[2]), math.sin(pose[2])
         return c * dx + s * dy, c * dy - s * dx, wrap(view.base[2] - pose[2])
-
-    @classmethod
-    def arrived(cls, view: View, place: str, far: float, turn: float) -> bool:
-        """Whether the base is at a place, to within so much [m, rad]."""
-        ahead, across, turned = cls._seen_from(view, PLACES[place])
-        return math.hypot(ahead, across) < far and abs(turned) < turn
-
-
-def handle(view: View) -> np.ndarray:
-    """[3] where the drawer's handle is, in the base's frame."""
-    out = HANDLE[0] - view.drawer * DRAWER_TRAVEL
-    return view.to_base([DRAWER[0] + out, DRAWER[1] + HANDLE[1], TOP + HANDLE[2]])
 
 
 def closing(hand, below: float) -> bool:

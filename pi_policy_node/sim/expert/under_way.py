@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from pi_policy_node.sim.expert.skills import Drive, Pick, handle
+from pi_policy_node.sim.expert.skills import Pick
 from pi_policy_node.sim.tasks.goals import Subtask
 from pi_policy_node.sim.tasks.registry import Task
-from pi_policy_node.sim.tasks.view import HALF_WIDTH, TOP, View, bottom
+from pi_policy_node.sim.tasks.view import TOP, View, bottom, handle
 
 ARRIVED = 0.03, 0.05  # m, rad: nearer than that no drive needs to go on
 BESIDE = 0.05  # m: a hand so near to the handle is still at work there
@@ -33,9 +33,9 @@ def under_way(view: View, task: Task, last: Subtask | None) -> Subtask:
                 return last
         if last.kind == "drawer":
             at = handle(view)
-            if min(float(np.linalg.norm(view.to_base(tool) - at)) for tool in view.tools.values()) < BESIDE:
+            if min(float(np.linalg.norm(tool - at)) for tool in view.tools.values()) < BESIDE:
                 return last
-        if last.kind == "drive" and view.at(last.place) and not Drive.arrived(view, last.place, *ARRIVED):
+        if last.kind == "drive" and view.at(last.place) and not view.at(last.place, ARRIVED):
             return last
     return task.next(view)
 

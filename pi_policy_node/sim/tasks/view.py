@@ -10,7 +10,7 @@ import numpy as np
 from pi_policy_node.robot import Robot
 from pi_policy_node.sim.physics import Thing
 from pi_policy_node.sim.simulator import Simulator
-from pi_policy_node.sim.world import KINDS, PLACES, TABLE
+from pi_policy_node.sim.world import DRAWER, DRAWER_TRAVEL, HANDLE, KINDS, PLACES, TABLE
 
 TOP = float(TABLE[1, 2])  # of table and counter, m
 STROKE = 0.04  # m of each finger between closed and open
@@ -52,10 +52,11 @@ class View:
         away = all(np.linalg.norm(thing.position - tool) > 0.05 for tool in self.tools.values())
         return away and float(np.linalg.norm(thing.velocity)) < STILL
 
-    def at(self, place: str) -> bool:
+    def at(self, place: str, within: tuple[float, float] = AT_PLACE) -> bool:
+        """Whether the base is at a place, to within so much [m, rad]."""
         x, y, yaw = PLACES[place]
         far = math.hypot(self.base[0] - x, self.base[1] - y)
-        return far < AT_PLACE[0] and abs(wrap(self.base[2] - yaw)) < AT_PLACE[1]
+        return far < within[0] and abs(wrap(self.base[2] - yaw)) < within[1]
 
     def to_base(self, point) -> np.ndarray:
         """A point [3] of the world in the base's frame."""
@@ -76,6 +77,11 @@ def look(sim: Simulator) -> View:
     tools = sim.physics.tools()
     openings = {arm: float(state[hand_column(sim.robot, arm)]) for arm in tools}
     return View(sim.objects(), sim.physics.drawer(), pose, state, tools, openings)
+
+
+def handle(view: View) -> np.ndarray:
+    """[3] where the drawer's handle is, in the world's frame."""
+    return np.array([DRAWER[0] + HANDLE[0] - view.drawer * DRAWER_TRAVEL, DRAWER[1] + HANDLE[1], TOP + HANDLE[2]])
 
 
 def hand_column(robot: Robot, arm: str) -> int:
