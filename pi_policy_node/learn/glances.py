@@ -25,7 +25,7 @@ from pi_policy_node.policy.mini_eyes import harmonics
 from pi_policy_node.robot import load_robot
 from pi_policy_node.sim.expert import Expert
 from pi_policy_node.sim.expert.arms import Arm, ReachError
-from pi_policy_node.sim.expert.skills import grip_yaws
+from pi_policy_node.sim.expert.skills import enough, fingers_room, grip_yaws
 from pi_policy_node.sim.expert.spots import BESIDE, DROP, SPREAD, TOUCH
 from pi_policy_node.sim.sight import sees
 from pi_policy_node.sim.tasks import Task, View, draw, look
@@ -34,7 +34,7 @@ from pi_policy_node.sim.tasks.goals import IN, Inside, name_words
 from pi_policy_node.sim.tasks.view import HALF_WIDTH, STROKE, TOP, half_height, handle
 from pi_policy_node.sim.world import KINDS, PLACES
 
-VERSION = 6
+VERSION = 7
 SHARD = 100  # scenes in a file
 # in these parts
 FAMILIES = {"put": 5, "stack": 2, "move": 2, "drawer": 1, "bring": 1, "clear": 3, "gather": 2, "sort": 2, "drive": 10}
@@ -215,7 +215,9 @@ def answers(view: View) -> Iterator[Answer]:
         words, at, kind = name_words(name), thing.position, thing.kind
         what = name, at, 0.5 * KINDS[kind].radius
         if kind in HALF_WIDTH:
-            yield Answer(f"pick up the {words}", *what, at, grip_yaws(thing))
+            yaws = grip_yaws(thing)
+            rooms = fingers_room(view, name, yaws)
+            yield Answer(f"pick up the {words}", *what, at, [y for y, r in zip(yaws, rooms) if r >= enough(rooms)])
             apart = KINDS["block"].radius + KINDS[kind].radius + BESIDE
             for side, sign in (("left", 1), ("right", -1)):
                 beside = np.array([at[0], at[1] + sign * apart, TOP + TOUCH + HELD])

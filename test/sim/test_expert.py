@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -14,7 +17,7 @@ from pi_policy_node.sim.expert import Expert
 from pi_policy_node.sim.expert.arms import ReachError
 from pi_policy_node.sim.expert.follow import TOOL, Follower
 from pi_policy_node.sim.expert.rows import usage
-from pi_policy_node.sim.expert.skills import grip_yaws
+from pi_policy_node.sim.expert.skills import Pick, grip_yaws
 from pi_policy_node.sim.physics import Thing
 from pi_policy_node.sim.tasks import FAMILIES, draw, look
 
@@ -173,3 +176,24 @@ def test_there_is_a_way_to_grip_whatever_way_a_thing_leans(kind):
     for quaternion in turns:
         yaws = grip_yaws(Thing(kind, "red", np.zeros(3), quaternion, np.zeros(3)))
         assert yaws and np.isfinite(yaws).all(), quaternion
+
+
+def test_a_hand_turns_for_what_is_round_only_where_something_is_in_its_way(sim, expert):
+    sim.reset(0, draw("put", 0).scene)
+    view = look(sim)
+    thing = next(iter(view.things.values()))
+    ball = thing._replace(kind="ball", position=np.array([0.0, 0.0, 0.72]))
+    at = view.to_base(ball.position)
+
+    def chosen(now, *others):
+        things = {"ball": ball} | {str(k): ball._replace(position=ball.position + off) for k, off in enumerate(others)}
+        pick = Pick("ball", expert.arms["left_arm"])
+        for turned in (now, now + 0.1):  # on the way it stays with what it chose
+            hand = SimpleNamespace(yaw=SimpleNamespace(position=[turned]))
+            pick._choose(replace(view, things=things), at, hand)
+        return pick._yaw
+
+    for now in expert.arms["left_arm"].natural_yaw(at) + np.array([-0.3, 0.0, 0.17]):
+        assert np.isclose(chosen(now), now)
+        finger = 0.05 * np.array([np.cos(now), np.sin(now), 0.0])
+        assert abs(chosen(now, finger, -finger) - now) > 0.3

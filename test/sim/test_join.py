@@ -7,6 +7,8 @@ import pytest
 
 from pi_policy_node.robot import Kinematics, load_robot
 from pi_policy_node.sim.expert import Expert
+from pi_policy_node.sim.expert.spots import spot
+from pi_policy_node.sim.expert.under_way import gripping
 from pi_policy_node.sim.physics import PhysicsError
 from pi_policy_node.sim.simulator import Simulator
 from pi_policy_node.sim.tasks import draw, look
@@ -58,6 +60,30 @@ def test_from_anywhere_on_its_own_way_it_would_do_what_it_does(sim, family, seed
         wrong += words != doing[n]
     assert np.median(off) < 0.003 and np.quantile(off, 0.9) < 0.03, np.round(off, 3)
     assert wrong <= 0.15 * len(said), "it knows what is under way; only when that is over it may see sooner"
+
+
+def test_a_hand_that_stands_where_it_should_let_go_lets_go(sim):
+    """What is carried may touch something, and come no lower. Somebody who joins in has not seen for how long."""
+    task, actor, other = draw("put", 0), Expert(ROBOT), Expert(ROBOT)
+    sim.steps = 0
+    sim.reset(0, task.scene)
+    actor.reset(ROBOT.home)
+    for _ in range(round(task.seconds / ROBOT.dt)):
+        view = look(sim)
+        act = actor.act(view, task)
+        arm = gripping(view, task.target)
+        if act.subtask.kind == "place" and arm:
+            goal = spot(view, act.subtask.goal, actor.arms[arm], None)
+            if np.linalg.norm((view.things[task.target].position - goal)[:2]) < 0.012:
+                break
+        sim.step(act.row)
+    row = np.where(ROBOT.is_base, 0.0, act.row)
+    for _ in range(40):
+        sim.step(row)
+    other.join(look(sim), task, row, row, act.subtask)
+    hand = ROBOT.group(arm.replace("arm", "gripper")).columns
+    rows = [other.act(look(sim), task).row[hand].item() for _ in range(8)]
+    assert rows[-1] > row[hand].item() + 0.05, "it need not be as low as the expert would have it"
 
 
 def test_what_is_tried_does_not_happen(sim):

@@ -6,6 +6,7 @@ None of them plays a plan: a block that was nudged is followed, one that slipped
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -25,6 +26,7 @@ CLOSED = 24  # rows after which fingers have closed
 ROW = 0.042  # of a stroke that fingers move in a row
 TWIST = math.pi / 2 + 0.5  # rad, of the hand: farther would be near the end of its last joint
 AT = 0.014  # m: a hand so near to a thing is where it closes
+NEAR = 0.025  # m: from there what is held may be let go, if it comes no nearer
 LONG = 60  # rows after which a hand that cannot rise further has risen enough
 
 
@@ -104,28 +106,23 @@ class Pick:
         return Wish({self.arm.name: (goal, self._yaw, SHUT, math.inf)}, status=DONE if lifted else RUNNING)
 
     def _choose(self, view: View, at: np.ndarray, hand) -> float:
-        """Sets the yaw of the grasp with the most room for the fingers; returns how far they should open."""
+        """Sets the yaw of the grasp: the nearest with room for the fingers; returns how far they should open."""
         thing, base_yaw, now = view.things[self.thing], view.base[2], float(hand.yaw.position[0])
         natural = self.arm.natural_yaw(at)
-        others = []  # (x, y, radius) of what the fingers could touch; not of a container that it lies in
-        for name, t in view.things.items():
-            off, radius = t.position - thing.position, KINDS[t.kind].radius
-            around = KINDS[t.kind].container and math.hypot(off[0], off[1]) < radius
-            if name != self.thing and abs(off[2]) < 0.06 and not around:
-                others.append((*view.to_base(t.position)[:2].tolist(), radius))
-        half = HALF_WIDTH[thing.kind] / STROKE
+        kept = now if self._yaw is None else self._yaw
+        yaws = grip_yaws(thing)
+        if is_round(thing):  # as the hand is turned, if that will do: what cannot be seen should not matter
+            yaws = [yaw + base_yaw + kept for yaw in yaws]
+        rooms = fingers_room(view, self.thing, yaws)
         candidates = []
-        for yaw in grip_yaws(thing):
+        for yaw, room in zip(yaws, rooms):
             yaw = now + wrap(2 * (yaw - base_yaw - now)) / 2  # fingers are alike: the shorter way from here
             if abs(yaw - natural) > TWIST:
                 yaw -= math.copysign(math.pi, yaw - natural)
-            fingers = [(at[0] + s * math.cos(yaw), at[1] + s * math.sin(yaw)) for s in (-0.05, 0.05)]
-            room = min((math.hypot(fx - x, fy - y) - radius - 0.014 for x, y, radius in others for fx, fy in fingers),
-                       default=1.0)
-            kept = 0.02 if self._yaw is not None and abs(yaw - self._yaw) < 0.2 else 0.0
-            candidates.append((min(room, 0.015) + kept - 0.004 * abs(yaw - now), room, yaw))
-        _, room, self._yaw = max(candidates)
-        return float(np.clip(OPEN + (room - 0.004) / STROKE, half + 0.2, OPEN))
+            turn = 0.0 if self._yaw is not None and abs(yaw - self._yaw) < 0.2 else abs(yaw - now)
+            candidates.append((room < enough(rooms), turn, yaw, room))
+        *_, self._yaw, room = min(candidates)
+        return float(np.clip(OPEN + (room - 0.004) / STROKE, HALF_WIDTH[thing.kind] / STROKE + 0.2, OPEN))
 
 
 class Place:
@@ -140,10 +137,12 @@ class Place:
         self._lost = self._stuck = 0
 
     def join(self, view: View, hand) -> None:
-        """Goes on with a hand that has let go of it already, or is just doing so where it belongs."""
+        """Goes on with a hand that has let go of it already, or is just doing so where it belongs, or stands there."""
         thing, tool = view.things[self.thing], hand.tool.position
-        beside = thing.position - spot(view, self.goal, self.arm, None)
-        opens = hand.grip.velocity[0] > 0.3 and math.hypot(beside[0], beside[1]) < 2 * AT
+        x, y, _ = thing.position - spot(view, self.goal, self.arm, None)
+        opens = hand.grip.velocity[0] > 0.3 and math.hypot(x, y) < 2 * AT
+        if math.hypot(x, y) < AT and _stands(hand):
+            self._stuck = LONG  # it will not come nearer
         if opens or not view.gripped(self.arm.name, self.thing):
             at = view.to_base(thing.position)
             self._opened, self._release = open_for(hand), np.r_[tool[:2], min(tool[2], at[2] + AT)]
@@ -178,8 +177,7 @@ class Place:
             way = np.r_[goal[:2], min(lane, goal[2] + FUNNEL * max(0.0, beside - 0.008))]
         yaw = self.arm.natural_yaw(goal)
         speed = 0.10 if beside < 0.02 and tool[2] < goal[2] + 0.04 else math.inf
-        stands = float(np.linalg.norm(hand.tool.velocity)) < 0.003 and beside < 0.025
-        self._stuck = self._stuck + 1 if stands else 0
+        self._stuck = self._stuck + 1 if beside < NEAR and _stands(hand) else 0
         there = beside < 0.006 and abs(tool[2] - goal[2]) < 0.005 and abs(yaw - hand.yaw.position[0]) < 0.1
         if there or self._stuck > LONG:
             self._opened, self._release = 1, tool.copy()
@@ -295,6 +293,10 @@ def _near(off: np.ndarray, far: float) -> bool:
     return math.hypot(off[0], off[1]) < far and abs(off[2]) < far
 
 
+def _stands(hand) -> bool:
+    return float(np.linalg.norm(hand.tool.velocity)) < 0.003
+
+
 def shut_for(hand) -> int:
     """For how many rows fingers have been closing, about."""
     return int(np.clip(3 + (OPEN - hand.grip.position[0]) / ROW, 2, CLOSED - 1))
@@ -305,11 +307,34 @@ def open_for(hand) -> int:
     return int(np.clip(1 + (hand.grip.position[0] - SHUT) / ROW, 1, CLOSED))
 
 
+def fingers_room(view: View, name: str, yaws: Sequence[float]) -> list[float]:
+    """m from open fingers on either side of a thing to whatever else stands there, for directions in the world."""
+    thing, others = view.things[name], []  # (position, radius) of what they could touch; not of what it lies in
+    for other, t in view.things.items():
+        off, radius = t.position - thing.position, KINDS[t.kind].radius
+        around = KINDS[t.kind].container and math.hypot(off[0], off[1]) < radius
+        if other != name and abs(off[2]) < 0.06 and not around:
+            others.append((off[:2], radius + 0.014))
+    fingers = [0.05 * np.array([math.cos(yaw), math.sin(yaw)]) for yaw in yaws]
+    return [min((float(np.linalg.norm(s * finger - off)) - radius for off, radius in others for s in (-1, 1)), default=1.0)
+            for finger in fingers]
+
+
+def enough(rooms: Sequence[float]) -> float:
+    """m of room for the fingers with which a grasp is as good as any: all that there is, where there is little."""
+    return min(max(rooms) - 0.003, 0.002)
+
+
+def is_round(thing) -> bool:
+    """Whether it looks the same from all around, as it lies."""
+    return thing.kind == "ball" or thing.kind == "cylinder" and abs(turn(thing.quaternion)[2, 2]) > 0.7
+
+
 def grip_yaws(thing) -> list[float]:
     """Directions in the world along which fingers can close on a thing as it lies."""
     rotation = turn(thing.quaternion)
     upright = abs(rotation[2, 2]) > 0.7
-    if thing.kind == "ball" or thing.kind == "cylinder" and upright:
+    if is_round(thing):
         return [k * math.pi / 8 for k in range(8)]
     if thing.kind in ("cylinder", "prism") and not upright:  # across the axis it lies along
         return [math.atan2(rotation[1, 2], rotation[0, 2]) + math.pi / 2]
