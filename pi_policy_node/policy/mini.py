@@ -23,6 +23,7 @@ from pi_policy_node.robot import Kinematics, Robot
 
 FARTHEST = 1000.0  # rad, m or m/s: anything beyond it is a broken message, not a robot
 DONE = "done"  # the subtask's words when nothing is left to do
+RESTLESS = 0.5  # spread of the noise where a subtask does not come to its end
 DRIVE = "drive"  # the first word of those in which the base moves: in all demonstrations it stands in the others
 
 
@@ -33,6 +34,14 @@ class _Asked:
     prompt: str = ""
     subtask: str = ""
     at: float = -np.inf  # s, the observation's clock: when the subtask was chosen
+
+
+@dataclass
+class _Doing:
+    """The subtask in hand."""
+
+    subtask: str = ""
+    since: float = -np.inf  # s, the observation's clock
 
 
 class MiniPolicy:
@@ -50,7 +59,9 @@ class MiniPolicy:
         steps: int = 5,
         subtask_every: float = 0.3,
         spread: float = 0.0,
-        doubt: float = 1.0,
+        doubt: float = 4.0,
+        stay: float = 1.0,
+        patience: float = 6.0,
         threads: int = 1,
         seed: int | None = None,
     ) -> None:
@@ -58,6 +69,9 @@ class MiniPolicy:
         at what is to be done next; a new instruction is looked at at once. spread: of the noise that chunks are made of:
         1 as in training; 0, the middle of what could be done, so that one thought is like the next. doubt: nats that
         "done" must be likelier than anything else: said too soon it ends the task, said later it is asked for again.
+        stay: nats that another subtask must be likelier than the one in hand: where several would be as good to begin
+        with, it stays with one. patience: s with one subtask (driving apart), after which chunks are made of noise: where
+        there are two ways, the middle of them may be to stand still.
         threads: torch's in this process, from `warm_up` on, 0 = as they are; with more than one, each product waits for
         the slowest on a busy machine. seed: the noise's, for repeatable answers.
         """
@@ -68,6 +82,10 @@ class MiniPolicy:
             raise PolicyError(f"steps must be 1 or more, not {steps}")
         if not 0 <= doubt < np.inf:
             raise PolicyError(f"doubt must be 0 or more, not {doubt}")
+        if not 0 <= stay < np.inf:
+            raise PolicyError(f"stay must be 0 or more, not {stay}")
+        if not 0 <= patience:
+            raise PolicyError(f"patience must be 0 or more, not {patience}")
         if not 0 <= spread <= 1:
             raise PolicyError(f"spread must be between 0 and 1, not {spread}")
         loaded = mini_weights.load(file)
@@ -91,9 +109,10 @@ class MiniPolicy:
         self._steps, self._subtask_every, self._spread, self._threads = steps, subtask_every, spread, threads
         self._doubt = torch.zeros(len(self.words))
         self._doubt[self.words.encode(DONE)] = doubt
+        self._stay, self._patience = stay, patience
         self._generator = torch.Generator()
         self._generator.seed() if seed is None else self._generator.manual_seed(seed)
-        self._asked = _Asked()
+        self._asked, self._doing = _Asked(), _Doing()
         self._lock = threading.Lock()
 
     def warm_up(self) -> None:
@@ -106,7 +125,7 @@ class MiniPolicy:
 
     def reset(self) -> None:
         """A new task begins: what is to be done next is looked at anew."""
-        self._asked = _Asked()
+        self._asked, self._doing = _Asked(), _Doing()
 
     def reseed(self, seed: int) -> None:
         """The noise's beginning, so that an episode does not depend on those before it."""
@@ -135,7 +154,8 @@ class MiniPolicy:
             subtask = self._choose(obs, seen, there, state)
             chosen = time.monotonic()
             check_alive(deadline, cancel)
-            knots, progress = self._act([obs.prompt], [subtask], [prefix], seen, there, state[None])
+            spread = max(self._spread, RESTLESS * self._lasts(subtask, obs.stamp))
+            knots, progress = self._act([obs.prompt], [subtask], [prefix], seen, there, state[None], spread)
             rows = self._rows(knots[0], prefix, subtask)
         now = time.monotonic()
         timing = {"prepare": prepared - started, "look": looked - prepared, "say": chosen - looked,
@@ -156,7 +176,8 @@ class MiniPolicy:
                 said = self._say([obs.prompt for obs in observations], seen, there, states)
                 subtasks = [told or own for told, own in zip(subtasks, said)]
             prefixes = [request.prefix for request in requests]
-            knots, progress = self._act([obs.prompt for obs in observations], subtasks, prefixes, seen, there, states)
+            knots, progress = self._act([obs.prompt for obs in observations], subtasks, prefixes, seen, there, states,
+                                        self._spread)
         timing = {"total": time.monotonic() - started}
         return [Result(self._rows(k, p, subtask), subtask, float(far), dict(timing))
                 for k, p, subtask, far in zip(knots, prefixes, subtasks, progress)]
@@ -216,16 +237,29 @@ class MiniPolicy:
         asked = self._asked
         due = not 0 <= obs.stamp - asked.at < self._subtask_every - 1e-6
         if asked.prompt != obs.prompt or due:
-            self._asked = _Asked(obs.prompt, self._say([obs.prompt], seen, there, state[None])[0], obs.stamp)
+            doing = asked.subtask if asked.prompt == obs.prompt else ""
+            self._asked = _Asked(obs.prompt, self._say([obs.prompt], seen, there, state[None], doing)[0], obs.stamp)
         return self._asked.subtask
 
-    def _say(self, prompts: list[str], seen: dict[str, Tensor], there: Tensor, states: np.ndarray) -> list[str]:
+    def _say(self, prompts: list[str], seen: dict[str, Tensor], there: Tensor, states: np.ndarray,
+             doing: str = "") -> list[str]:
+        """What is to be done next. doing: the subtask in hand, of one robot alone."""
         look = self._look(prompts, [""] * len(prompts), there, states)
         scene = self.model.see(look, self.model.find(look, seen)[0], drop=bool((look.instruction != PAD).all()))
-        return [self.words.decode(tokens) for tokens in self.model.speak(scene, doubt=self._doubt)]
+        said = [self.words.decode(tokens) for tokens in self.model.speak(scene, doubt=self._doubt)]
+        if doing and said[0] != doing and DONE not in (said[0], doing):
+            new, old = (self.model.likely(scene, self.words.encode(words)) for words in (said[0], doing))
+            return said if new > old + self._stay else [doing]
+        return said
+
+    def _lasts(self, subtask: str, stamp: float) -> bool:
+        """Whether a subtask has taken longer than there is patience for."""
+        if subtask != self._doing.subtask or subtask == DONE or subtask.startswith(DRIVE) or stamp < self._doing.since:
+            self._doing = _Doing(subtask, stamp)
+        return stamp - self._doing.since > self._patience
 
     def _act(self, prompts: list[str], subtasks: list[str], prefixes: list[Prefix | None], seen: dict[str, Tensor],
-             there: Tensor, states: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+             there: Tensor, states: np.ndarray, spread: float) -> tuple[np.ndarray, np.ndarray]:
         """Knots [B, K, A] in the robot's units and progress [B] in 0..1."""
         shape = self.model.shape
         at = origin(self.robot, states)
@@ -238,7 +272,7 @@ class MiniPolicy:
         look = self._look(prompts, subtasks, there, states)
         found, _ = self.model.find(look, seen, acting=True)
         scene = self.model.aim(look, found, drop=bool((look.subtask != PAD).all()))
-        noise = self._spread * torch.randn(known.shape, generator=self._generator)
+        noise = spread * torch.randn(known.shape, generator=self._generator)
         told = self.scales.knots_in(known, at) * ~self.robot.is_base  # see `perceived`
         chunk = self.model.act(scene, noise, steps=self._steps, known=torch.from_numpy(told),
                                given=torch.from_numpy(given)).numpy().astype(np.float64)

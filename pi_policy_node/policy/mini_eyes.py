@@ -53,6 +53,7 @@ class Eye(nn.Module):
         self.shape = shape
         half = shape.patch // 2
         self.pixels = nn.Conv2d(6, shape.fine, half, stride=half)
+        self.sharp = nn.ModuleList(nn.Conv2d(shape.fine, shape.fine, 3, padding=1) for _ in range(2 * shape.sharp))
         self.patches = nn.Conv2d(shape.fine, channels, 4, stride=2, padding=1)  # each sees a little of its neighbours
         self.mix = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in range(2 * shape.blocks))
         rows, columns = shape.cells
@@ -71,7 +72,7 @@ class Eye(nn.Module):
             nn.init.normal_(self.query.weight, std=(width * channels) ** -0.5)
         if shape.things:
             self.thing = nn.Linear(channels, 1)  # whether there is anything that has a name
-        for part in (self.pixels, self.patches, *self.mix):
+        for part in (self.pixels, *self.sharp, self.patches, *self.mix):
             nn.init.kaiming_normal_(part.weight, nonlinearity="relu")
             nn.init.zeros_(part.bias)
         y, x = torch.meshgrid(torch.arange(rows) + 0.5, torch.arange(columns) + 0.5, indexing="ij")
@@ -89,10 +90,7 @@ class Eye(nn.Module):
         """[N, 3, H, W] -> what the cells hold [N, C, rows, columns]."""
         x = torch.cat((pictures, chroma(pictures)), 1).contiguous(memory_format=torch.channels_last)  # a third off
         x = F.relu(self.pixels(x))
-        x = self.patches(x)
-        for i in range(self.shape.blocks):
-            x = x + self.mix[2 * i + 1](F.relu(self.mix[2 * i](even(x))))
-        return even(x)
+        return even(_mixed(self.patches(_mixed(x, self.sharp)), self.mix))
 
     def tokens(self, seen: Tensor) -> Tensor:
         """[N, T, W]"""
@@ -211,6 +209,13 @@ def chroma(pictures: Tensor) -> Tensor:
     """[N, 3, H, W] in -1..1 -> each colour's part of the light, whatever the light is; 0 is grey."""
     light = (pictures + 1) / 2
     return 3 * light / (light.sum(1, keepdim=True) + 0.1) - 1
+
+
+def _mixed(x: Tensor, parts: nn.ModuleList) -> Tensor:
+    """x [N, C, rows, columns] through residual blocks of two convolutions each."""
+    for first, second in zip(parts[::2], parts[1::2]):
+        x = x + second(F.relu(first(even(x))))
+    return x
 
 
 def _rows_of(seen: Tensor) -> Tensor:

@@ -22,6 +22,7 @@ from pi_policy_node.policy.model import embed_time, times
 from pi_policy_node.policy.shapes import EyeShape, GemmaShape, MiniShape
 
 REACH = 0.1  # m (and rad): the unit in which the network speaks of places
+CLOSE = 0.02  # m: the unit of what is near to a hand
 PAD, UNKNOWN, BEGIN, END = range(4)  # tokens that are no words
 HELD = ("front", "wrist", "rear", "wide", "room", "reader", "embed", "roles")  # all that what the eyes find depends on
 _TEXT = 512  # position of the first word of the instruction; the state's token and the eyes' come before
@@ -113,6 +114,8 @@ class Mini(nn.Module):
         self.places = nn.Parameter(0.02 * torch.randn(shape.places, width))
         self.lost = nn.Parameter(torch.zeros(width))  # where an eye for what is around has no picture
         self.spot = nn.Sequential(nn.Linear(shape.channels + 1 + 12 + 9, width), nn.ReLU(), nn.Linear(width, width))
+        self.trust = nn.Parameter(torch.tensor([0.0, 1.0, 1.0]))  # in each pointing eye: wrists are nearer
+        self.agreed = nn.Sequential(nn.Linear(22, width), nn.ReLU(), nn.Linear(width, width))
         self.noticed = nn.Sequential(nn.Linear(shape.channels + 1 + 9, width), nn.ReLU(), nn.Linear(width, width))
         self.camera = nn.Parameter(0.02 * torch.randn(len(EYES), width))
         self.absent = nn.Parameter(torch.zeros(len(EYES), width))
@@ -153,11 +156,15 @@ class Mini(nn.Module):
         around = [eye_shape(self.shape, eye).tokens for eye in AROUND]
         for i, part in enumerate(found.maps.split(around, 1), len(POINTING)):
             tokens.append(self._there(look, part, i))
-        return self._prefix(look, [*tokens, self._stands(look, found)], look.subtask, _SUBTASK, 1, drop)
+        return self._prefix(look, [*tokens, self._stands(look, found)], look.subtask, _SUBTASK, 1, drop,
+                            self._agreed(look, found))
 
-    def _prefix(self, look: Look, seen: list[Tensor], text: Tensor, first: int, role: int, drop: bool) -> Scene:
+    def _prefix(self, look: Look, seen: list[Tensor], text: Tensor, first: int, role: int, drop: bool,
+                thing: Tensor | None = None) -> Scene:
+        """thing [B, W]: what the state's token is told besides."""
         with torch.autocast(text.device.type, enabled=False):
-            state = self.state_in(look.state)[:, None]
+            state = self.state_in(look.state)
+            state = (state if thing is None else state + thing)[:, None]
         x = torch.cat((state, *seen, self.embed(text) + self.roles[role]), 1)
         count = x.shape[1] - text.shape[1]
         valid = torch.cat((torch.ones(len(x), count, dtype=torch.bool, device=x.device), text != PAD), 1)
@@ -175,6 +182,17 @@ class Mini(nn.Module):
         parts = [self._place(self.spot, looks[:, i, None], found.spots[:, i, None], look.cameras[:, i], look.tools)
                  for i in range(len(POINTING))]
         return torch.cat(parts, 1)
+
+    def _agreed(self, look: Look, found: Found) -> Tensor:
+        """[B, W] where the thing in question is from both hands, by all eyes together: the surest count most."""
+        with torch.autocast(found.spots.device.type, enabled=False):
+            sure = found.looks[..., -1].float() * look.seen[:, : len(POINTING)]
+            share = (self.trust + 1.5 * sure.logit(1e-3)).softmax(-1)[..., None]  # [B, eyes, 1]
+            places = torch.einsum("beij,bej->bei", look.cameras[..., :3], found.spots) + look.cameras[..., 3]
+            place, turn = (share * places).sum(1), (share * turned(found.turns, heading(look.cameras))).sum(1)
+            apart = (place[:, None] - look.tools).flatten(1)
+            parts = (apart / REACH, (apart / CLOSE).tanh(), place / REACH, turn, sure.amax(1, keepdim=True))
+            return self.agreed(torch.cat(parts, 1))
 
     def _stands(self, look: Look, found: Found) -> Tensor:
         """[B, places, W] where one would stand at the room's places: finely where that is near."""
@@ -261,6 +279,13 @@ class Mini(nn.Module):
             if all(ended):
                 break
         return said
+
+    @torch.no_grad()
+    def likely(self, scene: Scene, words: list[int]) -> float:
+        """How likely it is to say these words, and nothing after them; log. One row."""
+        said = torch.tensor([[*words, END]])
+        logits, _ = self.say(scene, F.pad(said[:, :-1], (1, 0), value=BEGIN))
+        return float(logits[0].float().log_softmax(-1).gather(1, said[0, :, None]).sum())
 
     # ---- actions
 

@@ -69,6 +69,7 @@ class EyeShape:
     things: int = 0  # that it notices, whatever is asked for
     patch: int = 8
     fine: int = 32  # channels of half a patch
+    sharp: int = 0  # residual blocks at that: edges, and so shapes
 
     @property
     def cells(self) -> tuple[int, int]:
@@ -84,7 +85,8 @@ class MiniShape:
     """The mini policy: the same blocks as above under convolutional eyes that are told what to look for."""
 
     name: str = "mini"
-    front: EyeShape = EyeShape(height=240, width=320, rows=(88, 208), grid=(3, 8), fov=0.95, depth=0.9, things=8)
+    front: EyeShape = EyeShape(height=240, width=320, rows=(88, 208), grid=(3, 8), fov=0.95, depth=0.9, things=8,
+                              sharp=1)
     wrist: EyeShape = EyeShape(height=120, width=160, rows=(0, 120), grid=(3, 4), fov=1.1, depth=0.15)
     around: EyeShape = EyeShape(height=72, width=96, rows=(0, 72), grid=(3, 4), blocks=1, points=0, fine=24)
     channels: int = 48

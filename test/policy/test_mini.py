@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -13,13 +12,12 @@ import torch
 from pi_policy_node.policy import mini, mini_weights
 from pi_policy_node.policy.base import CheckpointError, InputError, Observation, PolicyError, Prefix
 from pi_policy_node.policy.mini import MiniPolicy
-from pi_policy_node.policy.mini_eyes import harmonics, heading, turned
 from pi_policy_node.policy.mini_model import Mini
 from pi_policy_node.policy.mini_rows import Scales, splice, to_rows
 from pi_policy_node.policy.mini_words import Words
 from pi_policy_node.policy.registry import make_policy
 from pi_policy_node.policy.shapes import GemmaShape, MiniShape
-from pi_policy_node.robot import Kinematics, load_robot
+from pi_policy_node.robot import load_robot
 from pi_policy_node.vision.letterbox import letterbox
 
 CAMERAS = {"front": "front_camera", "left_wrist": "left_wrist_camera", "right_wrist": "right_wrist_camera",
@@ -164,6 +162,37 @@ def test_that_all_is_done_is_only_said_beyond_doubt(robot, file):
         first(doubt=-1)
 
 
+def test_it_goes_on_with_what_it_does_unless_something_else_is_clearly_likelier(robot, file):
+    def second(stay, prompt="put the red block in the bin"):
+        policy = MiniPolicy(robot, weights=file, seed=0, stay=stay)
+        bias = policy.model.head.bias
+        pick, put = (policy.words.encode(word)[0] for word in ("pick", "put"))
+        with torch.no_grad():
+            policy.model.head.weight.zero_()
+            bias.fill_(-10.0)
+            bias[pick], bias[put] = 0.5, 0.0
+        assert policy.infer(observation(robot)).subtask.split()[0] == "pick"
+        with torch.no_grad():
+            bias[pick], bias[put] = 0.0, 0.5  # fourteen words: seven nats
+        return policy.infer(observation(robot, stamp=1.0, prompt=prompt)).subtask.split()[0]
+
+    assert [second(6.0), second(8.0)] == ["put", "pick"]
+    assert second(8.0, prompt="put the blue block in the bin") == "put", "a new instruction begins anew"
+    with pytest.raises(PolicyError, match="stay must be 0 or more, not -1"):
+        second(-1)
+
+
+def test_a_subtask_that_does_not_end_is_tried_otherwise(robot, file):
+    def rows(at, subtask="pick up the red block", **options):
+        policy = [MiniPolicy(robot, weights=file, seed=seed, **options) for seed in (0, 1)]
+        return [[p.infer(observation(robot, subtask=subtask, stamp=t)).actions for t in (0.0, at)][1] for p in policy]
+
+    assert np.array_equal(*rows(5.9)) and not np.array_equal(*rows(6.1))
+    assert np.array_equal(*rows(6.1, patience=7.0)) and np.array_equal(*rows(6.1, "drive to the counter"))
+    with pytest.raises(PolicyError, match="patience must be 0 or more, not -1"):
+        rows(1.0, patience=-1)
+
+
 def test_letterboxed_pictures_are_seen_as_the_cameras_made_them(robot, policy):
     plain = observation(robot, size=(240, 320), subtask="done")
     boxed = replace(plain, images={name: letterbox(image, (320, 320)) for name, image in plain.images.items()})
@@ -257,57 +286,3 @@ def test_a_splice_ends_in_the_curve_it_came_from():
     spliced = splice(rows, committed, 0.02)
     assert np.array_equal(spliced[:5], committed) and abs(spliced[5, 0] - 0.25) < 0.02
     assert np.allclose(spliced[5 + 15:], 0.0)
-
-
-def test_an_eye_knows_how_deep_the_table_is_in_each_of_its_cells(robot):
-    kinematics, model = Kinematics(robot), Mini(MiniShape(), 10)
-    for name, eye in (("front_camera", model.front), ("left_wrist_camera", model.wrist)):
-        camera = next(camera for camera in robot.cameras if camera.name == name)
-        pose = kinematics.link_pose(robot.home, camera.frame)[:3]
-        deep = eye.deep(torch.from_numpy(pose).float()[None], eye.rays[None, None])[0, 0].numpy()
-        places = np.c_[eye.rays.numpy() * deep[:, None], deep] @ pose[:, :3].T + pose[:, 3]
-        down = (deep > 0.031) & (deep < 4 * eye.shape.depth - 0.01) & (np.abs(deep - eye.shape.depth) > 1e-6)
-        assert np.abs(places[down, 2] - eye.shape.table).max() < 1e-4 and down.mean() > 0.4, name
-    up = torch.tensor([[[1.0, 0, 0, 0], [0, 0, 1, 0], [0, -1, 0, 1]]])  # it looks straight ahead
-    above = model.front.deep(up, model.front.rays[None, None])[0, 0, model.front.rays[:, 1] < 0]
-    assert (above == model.front.shape.depth).all(), "no table in the sky"
-
-
-def test_words_shift_the_place_along_the_bases_axes_wherever_a_camera_looks(robot):
-    """The same cell, the same way from it, seen through two cameras that are turned otherwise."""
-    eye = Mini(MiniShape(), 10).front
-    seen, wanted = torch.randn(1, MiniShape().channels, *eye.shape.cells), torch.randn(1, 1, 128)
-    camera = next(camera for camera in robot.cameras if camera.name == "front_camera")
-    pose = torch.from_numpy(Kinematics(robot).link_pose(robot.home, camera.frame)[:3]).float()
-    turned_pose = pose.clone()
-    turned_pose[:, :3] = torch.tensor([[0.0, -1, 0], [1, 0, 0], [0, 0, 1]]) @ pose[:, :3]
-    for at in (pose, turned_pose):
-        places = []
-        for shift in (0.0, 1.2):
-            with torch.no_grad():
-                eye.shift.bias.copy_(torch.tensor([0.0, shift, 0.5 * shift]))
-                places.append(at[:, :3] @ eye.point(seen, wanted, at[None]).spot[0, 0] + at[:, 3])
-        assert torch.allclose(places[1] - places[0], torch.tensor([0, 0.12, 0.06]), atol=1e-5)
-
-
-def test_directions_of_fingers_are_the_same_for_what_looks_the_same():
-    brick, block, prism, ball = (harmonics([0.3 + k * math.tau / 2 / n for k in range(n)]) for n in (1, 2, 3, 8))
-    assert np.allclose(brick, [f(k * 0.3) for k in (2, 4, 6) for f in (math.cos, math.sin)])
-    assert np.allclose(block[:2] + block[4:], 0) and np.allclose(block[2:4], brick[2:4])
-    assert np.allclose(prism[:4], 0) and np.allclose(prism[4:], brick[4:]) and np.allclose(ball, 0)
-    assert np.allclose(turned(torch.tensor(brick), torch.tensor(0.4)), harmonics([0.7]), atol=1e-6)
-    right = torch.eye(3, 4)
-    right[:2, :2] = torch.tensor([[math.cos(0.4), -math.sin(0.4)], [math.sin(0.4), math.cos(0.4)]])
-    assert math.isclose(heading(right[None])[0], 0.4, abs_tol=1e-6)
-
-
-def test_an_eye_notices_what_stands_out_from_left_to_right():
-    eye = Mini(MiniShape(), 10).front
-    seen = torch.zeros(1, MiniShape().channels, *eye.shape.cells)
-    seen[0, 0, 3, 30], seen[0, 0, 10, 4], seen[0, 0, 10, 5] = 5.0, 4.0, 3.0  # the last is a part of the second
-    with torch.no_grad():
-        eye.thing.weight.zero_()[0, 0] = 1.0
-        looks, places = eye.notice(seen, torch.eye(3, 4)[None])
-    assert looks.shape == (1, eye.shape.things, MiniShape().channels + 1) and torch.isfinite(places).all()
-    assert looks[0, looks[0, :, -1] > 0.9, 0].tolist() == [4.0, 5.0]
-    assert (places[0, :, 0] / places[0, :, 2]).diff().min() > -2 * eye.cell[0], "from left to right, to within a cell"

@@ -1,0 +1,96 @@
+"""What the eyes of mini see where, and whom it believes."""
+
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from pi_policy_node.policy.mini_eyes import harmonics, heading, turned
+from pi_policy_node.policy.mini_model import REACH, Mini
+from pi_policy_node.policy.shapes import MiniShape
+from pi_policy_node.robot import Kinematics, load_robot
+
+
+@pytest.fixture(scope="module")
+def robot():
+    return load_robot("pi_mobile")
+
+
+def test_an_eye_knows_how_deep_the_table_is_in_each_of_its_cells(robot):
+    kinematics, model = Kinematics(robot), Mini(MiniShape(), 10)
+    for name, eye in (("front_camera", model.front), ("left_wrist_camera", model.wrist)):
+        camera = next(camera for camera in robot.cameras if camera.name == name)
+        pose = kinematics.link_pose(robot.home, camera.frame)[:3]
+        deep = eye.deep(torch.from_numpy(pose).float()[None], eye.rays[None, None])[0, 0].numpy()
+        places = np.c_[eye.rays.numpy() * deep[:, None], deep] @ pose[:, :3].T + pose[:, 3]
+        down = (deep > 0.031) & (deep < 4 * eye.shape.depth - 0.01) & (np.abs(deep - eye.shape.depth) > 1e-6)
+        assert np.abs(places[down, 2] - eye.shape.table).max() < 1e-4 and down.mean() > 0.4, name
+    up = torch.tensor([[[1.0, 0, 0, 0], [0, 0, 1, 0], [0, -1, 0, 1]]])  # it looks straight ahead
+    above = model.front.deep(up, model.front.rays[None, None])[0, 0, model.front.rays[:, 1] < 0]
+    assert (above == model.front.shape.depth).all(), "no table in the sky"
+
+
+def test_words_shift_the_place_along_the_bases_axes_wherever_a_camera_looks(robot):
+    """The same cell, the same way from it, seen through two cameras that are turned otherwise."""
+    eye = Mini(MiniShape(), 10).front
+    seen, wanted = torch.randn(1, MiniShape().channels, *eye.shape.cells), torch.randn(1, 1, 128)
+    camera = next(camera for camera in robot.cameras if camera.name == "front_camera")
+    pose = torch.from_numpy(Kinematics(robot).link_pose(robot.home, camera.frame)[:3]).float()
+    turned_pose = pose.clone()
+    turned_pose[:, :3] = torch.tensor([[0.0, -1, 0], [1, 0, 0], [0, 0, 1]]) @ pose[:, :3]
+    for at in (pose, turned_pose):
+        places = []
+        for shift in (0.0, 1.2):
+            with torch.no_grad():
+                eye.shift.bias.copy_(torch.tensor([0.0, shift, 0.5 * shift]))
+                places.append(at[:, :3] @ eye.point(seen, wanted, at[None]).spot[0, 0] + at[:, 3])
+        assert torch.allclose(places[1] - places[0], torch.tensor([0, 0.12, 0.06]), atol=1e-5)
+
+
+def test_directions_of_fingers_are_the_same_for_what_looks_the_same():
+    brick, block, prism, ball = (harmonics([0.3 + k * math.tau / 2 / n for k in range(n)]) for n in (1, 2, 3, 8))
+    assert np.allclose(brick, [f(k * 0.3) for k in (2, 4, 6) for f in (math.cos, math.sin)])
+    assert np.allclose(block[:2] + block[4:], 0) and np.allclose(block[2:4], brick[2:4])
+    assert np.allclose(prism[:4], 0) and np.allclose(prism[4:], brick[4:]) and np.allclose(ball, 0)
+    assert np.allclose(turned(torch.tensor(brick), torch.tensor(0.4)), harmonics([0.7]), atol=1e-6)
+    right = torch.eye(3, 4)
+    right[:2, :2] = torch.tensor([[math.cos(0.4), -math.sin(0.4)], [math.sin(0.4), math.cos(0.4)]])
+    assert math.isclose(heading(right[None])[0], 0.4, abs_tol=1e-6)
+
+
+def test_an_eye_notices_what_stands_out_from_left_to_right():
+    eye = Mini(MiniShape(), 10).front
+    seen = torch.zeros(1, MiniShape().channels, *eye.shape.cells)
+    seen[0, 0, 3, 30], seen[0, 0, 10, 4], seen[0, 0, 10, 5] = 5.0, 4.0, 3.0  # the last is a part of the second
+    with torch.no_grad():
+        eye.thing.weight.zero_()[0, 0] = 1.0
+        looks, places = eye.notice(seen, torch.eye(3, 4)[None])
+    assert looks.shape == (1, eye.shape.things, MiniShape().channels + 1) and torch.isfinite(places).all()
+    assert looks[0, looks[0, :, -1] > 0.9, 0].tolist() == [4.0, 5.0]
+    assert (places[0, :, 0] / places[0, :, 2]).diff().min() > -2 * eye.cell[0], "from left to right, to within a cell"
+
+
+@pytest.mark.parametrize("sure, seen, believed", [
+    ((0.99, 0.0, 0.0), (1, 1, 1), 0), ((0.99, 0.0, 0.99), (1, 1, 1), 2),
+    ((0.99, 0.0, 0.99), (1, 1, 0), 0), ((0.2, 0.9, 0.0), (1, 1, 1), 1),
+])
+def test_it_believes_the_eye_that_is_surest_and_nearest(sure, seen, believed):
+    """Every eye sees the thing elsewhere."""
+    model, heard = Mini(MiniShape(), 10), []
+    model.agreed = torch.nn.Sequential(torch.nn.Identity())
+    model.agreed.register_forward_hook(lambda _, args, out: heard.append(args[0]))
+    spots = torch.tensor([[[0.5, 0.1, 0.8], [0.4, 0.3, 0.9], [0.6, -0.2, 0.7]]])
+    looks = torch.zeros(1, 3, 49)
+    looks[0, :, -1] = torch.tensor(sure)
+    look = SimpleNamespace(cameras=torch.eye(3, 4).expand(1, 3, 3, 4), tools=torch.zeros(1, 2, 3),
+                           seen=torch.tensor([[*seen, 1, 1]]) > 0)
+    with torch.no_grad():
+        model._agreed(look, SimpleNamespace(spots=spots, looks=looks, turns=torch.zeros(1, 3, 6)))
+    place = REACH * heard[0][0, :3]
+    assert (spots[0] - place).norm(dim=1).argmin() == believed
+    if believed != 2:
+        assert torch.allclose(place, spots[0, believed], atol=0.01)
