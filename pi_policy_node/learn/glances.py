@@ -105,8 +105,8 @@ class Gazer:
                 turns.append(harmonics(np.array(answer.yaws) - view.base[2]) if answer.yaws else [np.nan] * 6)
         return Glances(np.array(states, np.float32), images, np.array(frame, np.int32), tuple(words),
                        np.array(things, np.float32), {c: np.concatenate(s) for c, s in shown.items()},
-                       np.array(places, np.float32),
-                       np.array(turns, np.float32), np.array(bases, np.float64), tuple(tasks), tuple(steps))
+                       np.array(places, np.float32), np.array(turns, np.float32), np.array(bases, np.float64),
+                       tuple(tasks), tuple(steps))
 
     def _shown(self, asked: list[Answer]) -> dict[str, np.ndarray]:
         """camera -> bool [answers]"""
@@ -217,7 +217,8 @@ def answers(view: View) -> Iterator[Answer]:
         if kind in HALF_WIDTH:
             yaws = grip_yaws(thing)
             rooms = fingers_room(view, name, yaws)
-            yield Answer(f"pick up the {words}", *what, at, [y for y, r in zip(yaws, rooms) if r >= enough(rooms)])
+            least = enough(rooms)
+            yield Answer(f"pick up the {words}", *what, at, [yaw for yaw, room in zip(yaws, rooms) if room >= least])
             apart = KINDS["block"].radius + KINDS[kind].radius + BESIDE
             for side, sign in (("left", 1), ("right", -1)):
                 beside = np.array([at[0], at[1] + sign * apart, TOP + TOUCH + HELD])

@@ -70,8 +70,8 @@ class MiniPolicy:
         1 as in training; 0, the middle of what could be done, so that one thought is like the next. doubt: nats that
         "done" must be likelier than anything else: said too soon it ends the task, said later it is asked for again.
         stay: nats that another subtask must be likelier than the one in hand: where several would be as good to begin
-        with, it stays with one. patience: s with one subtask (driving apart), after which chunks are made of noise: where
-        there are two ways, the middle of them may be to stand still.
+        with, it stays with one. patience: s with one subtask (driving apart), after which chunks are made of noise:
+        where there are two ways, the middle of them may be to stand still.
         threads: torch's in this process, from `warm_up` on, 0 = as they are; with more than one, each product waits for
         the slowest on a busy machine. seed: the noise's, for repeatable answers.
         """

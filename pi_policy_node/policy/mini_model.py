@@ -188,7 +188,7 @@ class Mini(nn.Module):
         with torch.autocast(found.spots.device.type, enabled=False):
             sure = found.looks[..., -1].float() * look.seen[:, : len(POINTING)]
             share = (self.trust + 1.5 * sure.logit(1e-3)).softmax(-1)[..., None]  # [B, eyes, 1]
-            places = torch.einsum("beij,bej->bei", look.cameras[..., :3], found.spots) + look.cameras[..., 3]
+            places = placed(look.cameras, found.spots)
             place, turn = (share * places).sum(1), (share * turned(found.turns, heading(look.cameras))).sum(1)
             apart = (place[:, None] - look.tools).flatten(1)
             parts = (apart / REACH, (apart / CLOSE).tanh(), place / REACH, turn, sure.amax(1, keepdim=True))
@@ -238,7 +238,7 @@ class Mini(nn.Module):
     def _place(self, reader: nn.Module, looks: Tensor, spots: Tensor, camera: Tensor, tools: Tensor) -> Tensor:
         """[B, K, W] things that an eye sees: how they look, and where they are from each tool and from the base."""
         with torch.autocast(tools.device.type, enabled=False):
-            places = torch.einsum("bij,bkj->bki", camera[:, :, :3], spots) + camera[:, None, :, 3]  # [B, K, 3]
+            places = placed(camera[:, None], spots)  # [B, K, 3]
             apart = torch.cat(((places[:, :, None] - tools[:, None]).flatten(2), places), 2) / REACH
             return reader(torch.cat((looks, apart), 2))
 
@@ -322,6 +322,11 @@ class Mini(nn.Module):
         """What the state's token knows: progress [B], arm [B, 2] logits, reach [B, 3] and base [B, 3], scaled."""
         facts = self.facts(scene.hidden).float()
         return {"progress": facts[:, 0], "arm": facts[:, 1:3], "reach": facts[:, 3:6], "base": facts[:, 6:9]}
+
+
+def placed(cameras: Tensor, spots: Tensor) -> Tensor:
+    """[..., 3] m in the base's frame, of places [..., 3] in the frames of cameras [..., 3, 4]."""
+    return torch.einsum("...ij,...j->...i", cameras[..., :3], spots) + cameras[..., 3]
 
 
 def describe(shape: MiniShape) -> str:

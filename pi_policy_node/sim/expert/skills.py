@@ -109,18 +109,17 @@ class Pick:
         """Sets the yaw of the grasp: the nearest with room for the fingers; returns how far they should open."""
         thing, base_yaw, now = view.things[self.thing], view.base[2], float(hand.yaw.position[0])
         natural = self.arm.natural_yaw(at)
-        kept = now if self._yaw is None else self._yaw
         yaws = grip_yaws(thing)
         if is_round(thing):  # as the hand is turned, if that will do: what cannot be seen should not matter
-            yaws = [yaw + base_yaw + kept for yaw in yaws]
+            yaws = [yaw + base_yaw + (now if self._yaw is None else self._yaw) for yaw in yaws]
         rooms = fingers_room(view, self.thing, yaws)
-        candidates = []
+        least, candidates = enough(rooms), []
         for yaw, room in zip(yaws, rooms):
             yaw = now + wrap(2 * (yaw - base_yaw - now)) / 2  # fingers are alike: the shorter way from here
             if abs(yaw - natural) > TWIST:
                 yaw -= math.copysign(math.pi, yaw - natural)
-            turn = 0.0 if self._yaw is not None and abs(yaw - self._yaw) < 0.2 else abs(yaw - now)
-            candidates.append((room < enough(rooms), turn, yaw, room))
+            far = 0.0 if self._yaw is not None and abs(yaw - self._yaw) < 0.2 else abs(yaw - now)
+            candidates.append((room < least, far, yaw, room))
         *_, self._yaw, room = min(candidates)
         return float(np.clip(OPEN + (room - 0.004) / STROKE, HALF_WIDTH[thing.kind] / STROKE + 0.2, OPEN))
 
@@ -316,8 +315,8 @@ def fingers_room(view: View, name: str, yaws: Sequence[float]) -> list[float]:
         if other != name and abs(off[2]) < 0.06 and not around:
             others.append((off[:2], radius + 0.014))
     fingers = [0.05 * np.array([math.cos(yaw), math.sin(yaw)]) for yaw in yaws]
-    return [min((float(np.linalg.norm(s * finger - off)) - radius for off, radius in others for s in (-1, 1)), default=1.0)
-            for finger in fingers]
+    return [min((float(np.linalg.norm(s * finger - off)) - radius for off, radius in others for s in (-1, 1)),
+                default=1.0) for finger in fingers]
 
 
 def enough(rooms: Sequence[float]) -> float:
