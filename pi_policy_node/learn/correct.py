@@ -35,6 +35,7 @@ class Piece(NamedTuple):
     states: list[np.ndarray]
     rows: list[np.ndarray]
     words: list[str]
+    arms: list[int]
 
 
 class Corrector(Recorder):
@@ -73,7 +74,8 @@ class Corrector(Recorder):
             action=np.concatenate([piece.rows for piece in pieces]).astype(np.float32),
             clean=np.ones(len(said), bool), subtasks=subtasks,
             subtask=np.array([subtasks.index(words) for words in said], np.int16),
-            progress=np.full(len(said), np.nan, np.float32), images=pictures, piece=self.count,
+            progress=np.full(len(said), np.nan, np.float32),
+            arm=np.array([arm for piece in pieces for arm in piece.arms], np.int8), images=pictures, piece=self.count,
             frames=np.arange(0, len(said), self.count, dtype=np.int32), events=tuple(wrong.events))
 
     def _follow(self, task: Task, row: np.ndarray, wrong: Disturbances) -> Iterator[
@@ -105,12 +107,13 @@ class Corrector(Recorder):
 
     def _ask(self, view: View, task: Task, row: np.ndarray, before: np.ndarray, last: Subtask | None) -> Piece:
         sim = self.sim
-        piece = Piece(self.expert.join(view, task, row, before, last), [], [], [])
+        piece = Piece(self.expert.join(view, task, row, before, last), [], [], [], [])
         with sim.tried():
             for _ in range(self.count):
                 act = self.expert.act(view, task)
                 piece.states.append(view.state)
                 piece.words.append(act.subtask.words)
+                piece.arms.append(self.expert.number)
                 sim.step(act.row)
                 piece.rows.append(act.row)
                 view = look(sim)

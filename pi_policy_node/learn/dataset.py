@@ -32,6 +32,7 @@ VALIDATION = 20  # every so many seeds one is never trained on
 WORDS, ORDER = 16, 12  # most words of an instruction, and of a subtask: one length for all batches
 NEAR = 40  # steps from the end of a subtask, or from a hand's opening or closing, that are looked at more often
 OFTENER = 3.0  # than it is met a sort of subtask is looked at, at most: seldom ones would be thought of everywhere
+UNTOLD = 0.25  # part of the frames whose arm nobody says: a person gives the next subtask in words alone
 BEGIN_OF_ALL = 50  # steps at first, when the hands are at home as they are when all is done: the eyes must tell
 KINDS = {"pick": "pick", "place": "place", "open": "drawer", "close": "drawer", "drive": "drive", "done": "done"}
 MATTER = (*COLOURS, *THINGS, *PLACES, "left", "right", "next", "top", "drawer", "open", "close", "closed", "shut",
@@ -50,7 +51,8 @@ class Glance:
     things: Tensor  # bool [B, the front eye's cells]: there is a thing
     around: dict[str, Tensor]  # pictures from all over the room, by eye
     room: Tensor  # float [R, places, 4] where the room's places are in these
-    said: Tensor  # int64 [B, S] BEGIN, the subtask's words, END, PAD; these five are empty in a demonstration's
+    said: Tensor  # int64 [B, S] BEGIN, the subtask's words, END, PAD
+    arm: Tensor  # int64 [B] by which arm, -1: none or either; these six are empty in a demonstration's
 
     def to(self, device: str) -> Glance:
         return self if device == "cpu" else moved(self, device)
@@ -66,6 +68,7 @@ class Batch:
 
     ask: Look
     said: Tensor  # int64 [asked, S] BEGIN, words, END, PAD
+    asked_arm: Tensor  # int64 [asked] that is to pick up, -1: none
     look: Look  # the B
     knots: Tensor  # float [B, knots, A] normalised
     learn: Tensor  # bool [B, knots]: demonstrated on purpose
@@ -218,19 +221,20 @@ class Demonstrations:
               rng: np.random.Generator | None = None) -> Batch:
         """The first `asked` frames are asked for the subtask. rng: also vary what is seen and read, for training."""
         ask, said = self.look(frames[:asked], words, scales, rng, acting=False), self._orders(frames[:asked], words)
+        picking = self._picking(frames[:asked])
         frames = frames[asked:]
         look, knots, learn = self.look(frames, words, scales, rng, acting=True), *self.chunk(frames)
         at = origin(self.robot, self.state[self.step[frames]].astype(np.float64))
         place = self.reach[frames] + look.tools.numpy()[np.arange(len(frames)), np.maximum(self.arm[frames], 0)]
         return Batch(
-            ask, answer(said), look,
+            ask, answer(said), torch.from_numpy(picking), look,
             *(torch.from_numpy(part) for part in (scales.knots_in(knots, at), learn, ~self.robot.is_base)),
             torch.from_numpy(self.progress[frames]), torch.from_numpy(self.arm[frames].astype(np.int64)),
             torch.from_numpy(self.reach[frames] / REACH), torch.from_numpy(self.base[frames] / REACH),
             Glance(look, look.subtask[:, None],
                    {eye: torch.from_numpy(getattr(self, f"{eye}_cell")[frames])[:, None] for eye in POINTING},
                    torch.from_numpy(seen_from(self.cameras[frames], place[:, None])),
-                   torch.zeros(0), torch.zeros(0), {}, torch.zeros(0), torch.zeros(0)))
+                   *[torch.zeros(0)] * 2, {}, *[torch.zeros(0)] * 3))
 
     def look(self, frames: np.ndarray, words: Words, scales: Scales, rng: np.random.Generator | None = None, *,
              acting: bool) -> Look:
@@ -241,9 +245,18 @@ class Demonstrations:
         steps = self.step[frames]
         tasks = sentences([self.instructions[k] for k in self.episode[frames]], words, rng)
         orders = self._orders(frames, words) if acting else [[]] * len(frames)
+        arm = self._picking(frames) if acting else np.full(len(frames), -1)
+        if rng is not None:
+            arm = np.where(rng.random(len(frames)) < UNTOLD, -1, arm)
         return Look(pictures, torch.from_numpy(seen),
                     torch.from_numpy(scales.state_in(self.seen_state(steps))), torch.from_numpy(self.cameras[frames]),
-                    torch.from_numpy(self.tools[steps].reshape(-1, 2, 3)), tasks, pad(orders, ORDER), found)
+                    torch.from_numpy(self.tools[steps].reshape(-1, 2, 3)), tasks, pad(orders, ORDER),
+                    torch.from_numpy(arm), found)
+
+    def _picking(self, frames: np.ndarray) -> np.ndarray:
+        """int64 [N] the arm that picks up; -1 where nothing is."""
+        picks = np.array([text.startswith("pick") for text in self.subtasks])[self.said[frames]]
+        return np.where(picks, self.arm[frames], -1).astype(np.int64)
 
     def _orders(self, frames: np.ndarray, words: Words) -> list[list[int]]:
         return [words.encode(self.subtasks[k]) for k in self.said[frames]]

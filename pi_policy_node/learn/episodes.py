@@ -15,9 +15,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-VERSION = 1
+VERSION = 2
 RECIPE = "recipe.json"
-COLUMNS = ("state", "action", "clean", "subtask", "progress", "frames")
+COLUMNS = ("state", "action", "clean", "subtask", "progress", "arm", "frames")
 _SAMPLING = cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444
 _JPEG = [cv2.IMWRITE_JPEG_QUALITY, 95, *_SAMPLING]
 
@@ -41,6 +41,7 @@ class Episode:
     subtasks: tuple[str, ...]  # in words
     subtask: np.ndarray  # int16 [T] into `subtasks`: what the expert is doing
     progress: np.ndarray  # float32 [T]: part of the time from this subtask's beginning to its end; NaN: it failed
+    arm: np.ndarray  # int8 [T] the arm that the expert is at work with, in the robot's order; -1: none
     frames: np.ndarray  # int32 [F] steps that have images
     images: dict[str, list[bytes] | np.ndarray]  # camera -> F JPEGs, or uint8 [F, h, w, 3]
     events: tuple[tuple[int, str], ...] = ()  # disturbances: (step, kind)

@@ -11,7 +11,7 @@ import io
 import json
 import math
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -25,21 +25,25 @@ from pi_policy_node.policy.mini_eyes import harmonics
 from pi_policy_node.robot import load_robot
 from pi_policy_node.sim.expert import Expert
 from pi_policy_node.sim.expert.arms import Arm, ReachError
+from pi_policy_node.sim.expert.expert import arm_for
 from pi_policy_node.sim.expert.skills import enough, fingers_room, grip_yaws
-from pi_policy_node.sim.expert.spots import BESIDE, DROP, SPREAD, TOUCH
+from pi_policy_node.sim.expert.spots import BESIDE, DROP, SPREAD, TOUCH, spot
+from pi_policy_node.sim.expert.under_way import alone
 from pi_policy_node.sim.sight import sees
 from pi_policy_node.sim.tasks import Task, View, draw, look
 from pi_policy_node.sim.tasks.families import UNDER
-from pi_policy_node.sim.tasks.goals import IN, Inside, name_words
+from pi_policy_node.sim.tasks.goals import IN, Bring, DrawerAt, Inside, OnSurface, Subtask, name_words
 from pi_policy_node.sim.tasks.view import HALF_WIDTH, STROKE, TOP, half_height, handle
 from pi_policy_node.sim.world import KINDS, PLACES
 
-VERSION = 7
+VERSION = 8
 SHARD = 100  # scenes in a file
 # in these parts
 FAMILIES = {"put": 5, "stack": 2, "move": 2, "drawer": 1, "bring": 1, "clear": 3, "gather": 2, "sort": 2, "drive": 10}
 RESTS = 0.7  # part of the arms that are at home while the robot drives
-MET = 0.5  # part of the scenes in which some things are where they have to be already
+MET = 0.5  # part of the scenes in which some goals are met already
+CARRIED = 0.5  # part of the scenes for bringing in which the robot is where it has to bring things
+OWN = 0.5  # part of what is held that the task is about
 FLOOR = 0.008  # m from a container's foot to what lies in it
 HELD = 0.02  # m from the underside of a thing to the fingers that hold it, about
 
@@ -71,6 +75,7 @@ class Glances:
     base: np.ndarray  # float64 [N, 3] where the base stands in the room: x, y, yaw
     task: tuple[str, ...]  # N: an instruction for this scene
     step: tuple[str, ...]  # N: the subtask that is next for it
+    arm: np.ndarray  # int8 [N] by which arm, in the robot's order; -1: either, or none
 
 
 class Gazer:
@@ -83,7 +88,7 @@ class Gazer:
         self.sim = simulator(self.robot, self.shapes)
 
     def shard(self, first: int, count: int) -> Glances:
-        states, bases, frame, words, things, places, turns, tasks, steps = ([] for _ in range(9))
+        states, bases, frame, words, things, places, turns, tasks, steps, arms = ([] for _ in range(10))
         images: dict[str, list[bytes]] = {name: [] for name in self.shapes}
         shown: dict[str, list[np.ndarray]] = {name: [] for name in self.shapes}
         for k, seed in enumerate(range(first, first + count)):
@@ -93,7 +98,9 @@ class Gazer:
             states.append(view.state)
             bases.append(view.base)
             tasks.append(task.instruction)
-            steps.append(task.next(view).words)
+            steps.append((step := _next(task, view)).words)
+            arm = arm_for(self.arms, view, task, step.thing) if step.kind == "pick" else None
+            arms.append(-1 if arm is None else list(self.arms).index(arm))
             asked = list(answers(view))
             for camera, those in self._shown(asked).items():
                 shown[camera].append(those)
@@ -106,7 +113,7 @@ class Gazer:
         return Glances(np.array(states, np.float32), images, np.array(frame, np.int32), tuple(words),
                        np.array(things, np.float32), {c: np.concatenate(s) for c, s in shown.items()},
                        np.array(places, np.float32), np.array(turns, np.float32), np.array(bases, np.float64),
-                       tuple(tasks), tuple(steps))
+                       tuple(tasks), tuple(steps), np.array(arms, np.int8))
 
     def _shown(self, asked: list[Answer]) -> dict[str, np.ndarray]:
         """camera -> bool [answers]"""
@@ -118,20 +125,28 @@ class Gazer:
         """Sets one up, with the robot somewhere in it."""
         parts = np.array(list(FAMILIES.values()), float)
         task = draw(str(rng.choice(list(FAMILIES), p=parts / parts.sum())), seed)
-        driving = task.family == "drive"
-        self.sim.reset(0, replace(task.scene, base=anywhere(rng)) if driving else task.scene)
+        driving, first = task.family == "drive", task.goals[0]
+        met = rng.random(len(task.goals)) < rng.random() * (rng.random() < MET)
+        base, drawer = task.scene.base, task.scene.drawer
+        if driving:
+            base = _about(rng, PLACES[first.place]) if met[0] else anywhere(rng)
+        elif isinstance(first, OnSurface) and (met[0] or rng.random() < CARRIED):
+            base = _about(rng, PLACES[first.surface])
+        if isinstance(first, DrawerAt) and met[0]:
+            drawer = abs(first.opening - abs(rng.normal(0, 0.05)))
+        self.sim.reset(0, replace(task.scene, base=base, drawer=drawer))
+        self._bring(rng, task, look(self.sim), met)
         view = look(self.sim)
-        if rng.random() < MET:
-            self._bring(task, view, rng.random(len(task.goals)) < rng.random())
-            view = look(self.sim)
         row = self.robot.home.copy()
         row[self.robot.group("lift").columns] += rng.uniform(-0.02, 0.03) * (not driving and rng.random() < 0.5)
         things = [name for name, thing in view.things.items() if thing.kind in HALF_WIDTH]
+        own = [goal.thing for goal in task.goals if isinstance(goal, Bring)]
         held = {}
         for arm in self.arms.values():
             if driving and rng.random() < RESTS:
                 continue
-            point, yaw, opening, thing = self._hand(rng, arm, view, row[arm.lift], things)
+            choice = own if own and rng.random() < OWN else things
+            point, yaw, opening, thing = self._hand(rng, arm, view, row[arm.lift], choice)
             try:
                 row[arm.columns] = arm.joints(point, yaw, row[arm.lift])
             except ReachError:
@@ -142,13 +157,18 @@ class Gazer:
         self._stand(row, held)
         return task, look(self.sim)
 
-    def _bring(self, task: Task, view: View, which: np.ndarray) -> None:
-        """Puts things into their containers, without physics."""
-        brought = [goal for goal, there in zip(task.goals, which) if there and isinstance(goal, Inside)]
-        for goal, (x, y) in zip(brought, SPREAD):
-            container, thing = view.things[goal.container], view.things[goal.thing]
-            at = container.position + [x, y, FLOOR + half_height(thing)]
-            self.sim.physics.pose(goal.thing, at, thing.quaternion)
+    def _bring(self, rng: np.random.Generator, task: Task, view: View, met: np.ndarray) -> None:
+        """Puts things where these goals want them, without physics."""
+        goals = [goal for goal, there in zip(task.goals, met) if there and isinstance(goal, Bring)]
+        for goal, (x, y) in zip(goals, SPREAD):
+            thing, turned = view.things[goal.thing], rng.uniform(-math.pi, math.pi)
+            if isinstance(goal, Inside):
+                at, pose = view.things[goal.container].position + [x, y, FLOOR + half_height(thing)], thing.quaternion
+            else:
+                arm = self.arms[str(rng.choice(list(self.arms)))]
+                at = spot(view, goal, arm, None) + np.r_[rng.normal(0, 0.006, 2), KINDS[thing.kind].height - TOUCH]
+                pose = math.cos(turned / 2), 0.0, 0.0, math.sin(turned / 2)
+            self.sim.physics.pose(goal.thing, at, pose)
 
     def _hand(self, rng, arm: Arm, view: View, lift: float, things: list[str]) -> tuple[np.ndarray, float, float, str]:
         """Point, yaw, opening, and what it holds."""
@@ -180,6 +200,21 @@ class Gazer:
                 # its own axis across the fingers, whichever way the hand is turned
                 pose = self.sim.physics.tool_yaw(arm)
                 self.sim.physics.pose(held[arm], tool, (math.cos(pose / 2), 0.0, 0.0, math.sin(pose / 2)))
+
+
+def _next(task: Task, view: View) -> Subtask:
+    """What is next for it. A hand that has just let go is still putting down."""
+    step = task.next(view)
+    goal = next((goal for goal in task.goals if isinstance(goal, Bring) and goal.thing == step.thing), None)
+    if step.kind == "pick" and goal is not None and goal.met(alone(view)):
+        return Subtask(f"place it {goal.words(view)}", "place", goal.thing, goal)
+    return step
+
+
+def _about(rng: np.random.Generator, pose: Sequence[float]) -> tuple[float, float, float]:
+    """Where a base stands that has driven there."""
+    x, y, yaw = pose + np.r_[rng.normal(0, 0.012, 2), rng.normal(0, 0.02)]
+    return float(x), float(y), float(yaw)
 
 
 def anywhere(rng: np.random.Generator) -> tuple[float, float, float]:
@@ -266,7 +301,7 @@ def _path(folder: Path, first: int) -> Path:
 def write(path: Path, glances: Glances) -> None:
     """A file, all or nothing."""
     arrays = {"version": np.array(VERSION), "state": glances.state, "frame": glances.frame, "thing": glances.thing,
-              "place": glances.place, "turn": glances.turn, "base": glances.base,
+              "place": glances.place, "turn": glances.turn, "base": glances.base, "arm": glances.arm,
               "words": np.array(glances.words), "task": np.array(glances.task), "step": np.array(glances.step)}
     for camera, images in glances.images.items():
         arrays[f"shown.{camera}"] = glances.shown[camera]
@@ -291,8 +326,9 @@ def read(path: Path) -> Glances:
                 images[camera] = [arrays[name][a:b].tobytes() for a, b in zip([0, *ends[:-1]], ends)]
         words, task, step = (tuple(arrays[name].tolist()) for name in ("words", "task", "step"))
         shown = {camera: arrays[f"shown.{camera}"] for camera in images}
-        thing, place, turn, base = (arrays[name] for name in ("thing", "place", "turn", "base"))
-        return Glances(arrays["state"], images, arrays["frame"], words, thing, shown, place, turn, base, task, step)
+        thing, place, turn, base, arm = (arrays[name] for name in ("thing", "place", "turn", "base", "arm"))
+        return Glances(
+            arrays["state"], images, arrays["frame"], words, thing, shown, place, turn, base, task, step, arm)
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise EpisodesError(f"{path} holds no pictures with answers: {error}") from None
 

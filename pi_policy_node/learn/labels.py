@@ -44,7 +44,7 @@ class Labeller:
         state, action = episode.state.astype(float), episode.action
         count = len(state)
         tools = np.stack([self.kinematics.tools(state)[arm] for arm in self.arms], 1)
-        arm = np.full(count, -1, np.int8)
+        arm = episode.arm.copy() if episode.piece else np.full(count, -1, np.int8)
         place = np.full((count, 3), np.nan)
         base = np.full((count, 3), np.nan if episode.piece else 0.0)
         track = self._track(state)

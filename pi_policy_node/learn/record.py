@@ -166,7 +166,7 @@ class Recorder:
 
     def _play(self, task: Task, wrong: Disturbances, row: np.ndarray) -> Episode | None:
         sim, dt, cameras = self.sim, self.robot.dt, self.recipe.cameras
-        states, actions, clean, segments, frames = [], [], [], [], []
+        states, actions, clean, segments, arms, frames = [], [], [], [], [], []
         words: list[str] = []
         ended: list[bool] = []  # by segment
         images: dict[str, list] = {camera: [] for camera in cameras}
@@ -185,6 +185,7 @@ class Recorder:
                 ended.append(False)
             fresh, ended[-1] = not late and self.expert.between, finished
             segments.append(len(words) - 1)
+            arms.append(-1 if late else self.expert.number)
             states.append(view.state)
             actions.append(executed)
             clean.append(not late and not wrong.acting)
@@ -203,7 +204,7 @@ class Recorder:
             family=task.family, seed=task.seed, split=task.split, instruction=task.instruction, target=task.target,
             state=np.array(states, np.float32), action=np.array(actions, np.float32), clean=np.array(clean),
             subtasks=tuple(words), subtask=np.array(segments, np.int16), progress=_progress(segments, words, ended),
-            frames=np.array(frames, np.int32), events=tuple(wrong.events),
+            arm=np.array(arms, np.int8), frames=np.array(frames, np.int32), events=tuple(wrong.events),
             images={c: i if self.recipe.jpeg else np.array(i, np.uint8) for c, i in images.items()})
 
 

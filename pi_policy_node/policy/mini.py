@@ -24,15 +24,17 @@ from pi_policy_node.robot import Kinematics, Robot
 FARTHEST = 1000.0  # rad, m or m/s: anything beyond it is a broken message, not a robot
 DONE = "done"  # the subtask's words when nothing is left to do
 RESTLESS = 0.5  # spread of the noise where a subtask does not come to its end
+PICK = "pick"  # the first word of those that may be done by either arm
 DRIVE = "drive"  # the first word of those in which the base moves: in all demonstrations it stands in the others
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Asked:
     """What is remembered of the task in hand."""
 
     prompt: str = ""
     subtask: str = ""
+    arm: int = -1  # that is to pick up; -1: either
     at: float = -np.inf  # s, the observation's clock: when the subtask was chosen
 
 
@@ -66,12 +68,12 @@ class MiniPolicy:
         seed: int | None = None,
     ) -> None:
         """weights: a file of them; None = those that are shipped. steps: of Euler. subtask_every: s between two looks
-        at what is to be done next; a new instruction is looked at at once. spread: of the noise that chunks are made of:
-        1 as in training; 0, the middle of what could be done, so that one thought is like the next. doubt: nats that
+        at what is to be done next; a new instruction is looked at at once. spread: of the noise that chunks are made
+        of: 1 as in training; 0, the middle of what could be done, so that one thought is like the next. doubt: nats that
         "done" must be likelier than anything else: said too soon it ends the task, said later it is asked for again.
-        stay: nats that another subtask must be likelier than the one in hand: where several would be as good to begin
-        with, it stays with one. patience: s with one subtask (driving apart), after which chunks are made of noise:
-        where there are two ways, the middle of them may be to stand still.
+        stay: nats that another subtask, or the other arm for it, must be likelier than the one in hand: where several
+        would be as good to begin with, it stays with one. patience: s with one subtask (driving apart), after which
+        chunks are made of noise: where there are two ways, the middle of them may be to stand still.
         threads: torch's in this process, from `warm_up` on, 0 = as they are; with more than one, each product waits for
         the slowest on a busy machine. seed: the noise's, for repeatable answers.
         """
@@ -151,11 +153,11 @@ class MiniPolicy:
             prepared = time.monotonic()
             seen = self.model.look(pictures)
             looked = time.monotonic()
-            subtask = self._choose(obs, seen, there, state)
+            subtask, arm = self._choose(obs, seen, there, state)
             chosen = time.monotonic()
             check_alive(deadline, cancel)
             spread = max(self._spread, RESTLESS * self._lasts(subtask, obs.stamp))
-            knots, progress = self._act([obs.prompt], [subtask], [prefix], seen, there, state[None], spread)
+            knots, progress = self._act([obs.prompt], [subtask], [arm], [prefix], seen, there, state[None], spread)
             rows = self._rows(knots[0], prefix, subtask)
         now = time.monotonic()
         timing = {"prepare": prepared - started, "look": looked - prepared, "say": chosen - looked,
@@ -171,13 +173,14 @@ class MiniPolicy:
             made = [self._pictures(obs) for obs in observations]
             seen = self.model.look({eye: torch.cat([one[0][eye] for one in made]) for eye in EYES})
             there = torch.cat([one[1] for one in made])
-            subtasks = [obs.subtask for obs in observations]
+            subtasks, arms = [obs.subtask for obs in observations], [-1] * len(observations)
             if not all(subtasks):
-                said = self._say([obs.prompt for obs in observations], seen, there, states)
-                subtasks = [told or own for told, own in zip(subtasks, said)]
+                next_ = self._say([obs.prompt for obs in observations], seen, there, states)
+                chosen = [(told, -1) if told else own for told, own in zip(subtasks, next_)]
+                subtasks, arms = map(list, zip(*chosen))
             prefixes = [request.prefix for request in requests]
-            knots, progress = self._act([obs.prompt for obs in observations], subtasks, prefixes, seen, there, states,
-                                        self._spread)
+            knots, progress = self._act([obs.prompt for obs in observations], subtasks, arms, prefixes, seen, there,
+                                        states, self._spread)
         timing = {"total": time.monotonic() - started}
         return [Result(self._rows(k, p, subtask), subtask, float(far), dict(timing))
                 for k, p, subtask, far in zip(knots, prefixes, subtasks, progress)]
@@ -212,14 +215,15 @@ class MiniPolicy:
             made[eye] = torch.from_numpy(image).permute(2, 0, 1)[None].float() / 127.5 - 1
         return made, torch.tensor([seen])
 
-    def _look(self, prompts: list[str], subtasks: list[str], there: Tensor, states: np.ndarray) -> Look:
+    def _look(self, prompts: list[str], subtasks: list[str], arms: list[int], there: Tensor,
+              states: np.ndarray) -> Look:
         """All but the pictures."""
         found = self._kinematics.tools(states)
         tools = np.stack([found[arm] for arm in self._tools], 1)  # [B, 2, 3]
         full = np.concatenate((perceived(self.robot, states), tools.reshape(len(states), -1)), 1)
         poses = np.stack([self._kinematics.link_pose(states, self._eyes[eye].frame)[:, :3] for eye in POINTING], 1)
         return Look({}, there, torch.from_numpy(self.scales.state_in(full)), torch.from_numpy(poses).float(),
-                    torch.from_numpy(tools).float(), self._tokens(prompts), self._tokens(subtasks))
+                    torch.from_numpy(tools).float(), self._tokens(prompts), self._tokens(subtasks), torch.tensor(arms))
 
     def _tokens(self, texts: list[str]) -> Tensor:
         rows = [self.words.encode(text) for text in texts]
@@ -229,28 +233,31 @@ class MiniPolicy:
 
     # ---- what comes out
 
-    def _choose(self, obs: Observation, seen: dict[str, Tensor], there: Tensor, state: np.ndarray) -> str:
-        """The subtask in words: what somebody said, else what the network says, asked now and then."""
+    def _choose(self, obs: Observation, seen: dict[str, Tensor], there: Tensor, state: np.ndarray) -> tuple[str, int]:
+        """The subtask in words, and by which arm: what somebody said, else what the network says now and then."""
         if obs.subtask:
             self._asked = _Asked()  # once nobody says it any more, it is chosen afresh
-            return obs.subtask
+            return obs.subtask, -1
         asked = self._asked
         due = not 0 <= obs.stamp - asked.at < self._subtask_every - 1e-6
         if asked.prompt != obs.prompt or due:
-            doing = asked.subtask if asked.prompt == obs.prompt else ""
-            self._asked = _Asked(obs.prompt, self._say([obs.prompt], seen, there, state[None], doing)[0], obs.stamp)
-        return self._asked.subtask
+            doing = asked if asked.prompt == obs.prompt else _Asked()
+            self._asked = _Asked(obs.prompt, *self._say([obs.prompt], seen, there, state[None], doing)[0], obs.stamp)
+        return self._asked.subtask, self._asked.arm
 
     def _say(self, prompts: list[str], seen: dict[str, Tensor], there: Tensor, states: np.ndarray,
-             doing: str = "") -> list[str]:
-        """What is to be done next. doing: the subtask in hand, of one robot alone."""
-        look = self._look(prompts, [""] * len(prompts), there, states)
+             doing: _Asked = _Asked()) -> list[tuple[str, int]]:
+        """What is to be done next, and which arm is to pick up. doing: what is in hand, of one robot alone."""
+        look = self._look(prompts, [""] * len(prompts), [-1] * len(prompts), there, states)
         scene = self.model.see(look, self.model.find(look, seen)[0], drop=bool((look.instruction != PAD).all()))
         said = [self.words.decode(tokens) for tokens in self.model.speak(scene, doubt=self._doubt)]
-        if doing and said[0] != doing and DONE not in (said[0], doing):
-            new, old = (self.model.likely(scene, self.words.encode(words)) for words in (said[0], doing))
-            return said if new > old + self._stay else [doing]
-        return said
+        if doing.subtask and said[0] != doing.subtask and DONE not in (said[0], doing.subtask):
+            new, old = (self.model.likely(scene, self.words.encode(words)) for words in (said[0], doing.subtask))
+            said = said if new > old + self._stay else [doing.subtask]
+        arms = self.model.choose(scene)
+        if doing.arm >= 0 and said[0] == doing.subtask:
+            arms[0, doing.arm] += self._stay
+        return [(words, int(arm) if words.startswith(PICK) else -1) for words, arm in zip(said, arms.argmax(-1))]
 
     def _lasts(self, subtask: str, stamp: float) -> bool:
         """Whether a subtask has taken longer than there is patience for."""
@@ -258,8 +265,9 @@ class MiniPolicy:
             self._doing = _Doing(subtask, stamp)
         return stamp - self._doing.since > self._patience
 
-    def _act(self, prompts: list[str], subtasks: list[str], prefixes: list[Prefix | None], seen: dict[str, Tensor],
-             there: Tensor, states: np.ndarray, spread: float) -> tuple[np.ndarray, np.ndarray]:
+    def _act(self, prompts: list[str], subtasks: list[str], arms: list[int], prefixes: list[Prefix | None],
+             seen: dict[str, Tensor], there: Tensor, states: np.ndarray,
+             spread: float) -> tuple[np.ndarray, np.ndarray]:
         """Knots [B, K, A] in the robot's units and progress [B] in 0..1."""
         shape = self.model.shape
         at = origin(self.robot, states)
@@ -269,7 +277,7 @@ class MiniPolicy:
             if prefix is not None and len(prefix.rows):
                 fixed = given_knots(prefix.rows, self._every, shape.knots)
                 known[row, : len(fixed)], given[row, : len(fixed)] = fixed, True
-        look = self._look(prompts, subtasks, there, states)
+        look = self._look(prompts, subtasks, arms, there, states)
         found, _ = self.model.find(look, seen, acting=True)
         scene = self.model.aim(look, found, drop=bool((look.subtask != PAD).all()))
         noise = spread * torch.randn(known.shape, generator=self._generator)

@@ -54,6 +54,7 @@ class Look:
     tools: Tensor  # float [B, 2, 3] m, in the base's frame
     instruction: Tensor  # int64 [B, N], padded with PAD
     subtask: Tensor  # int64 [B, M], padded; empty where it is to be said
+    arm: Tensor  # int64 [B] the one that is to pick up; -1: either
     found: Found | None = None  # by eyes that are held
 
 
@@ -123,6 +124,8 @@ class Mini(nn.Module):
         self.state_in = nn.Sequential(nn.Linear(shape.state_dim, width), nn.ReLU(), nn.Linear(width, width))
         self.vlm = QuickGemma(shape.vlm)
         self.head = nn.Linear(width, words)
+        self.which = nn.Linear(width, 2)  # arm is to pick up what is next: that depends on where it has to go
+        self.hand = nn.Parameter(torch.zeros(2, width))
         self.facts = nn.Linear(width, 1 + 2 + 3 + 3)  # progress, which arm, where it goes from the tool, the base
         self.expert = QuickGemma(shape.expert, adaptive=True)
         self.action_in = nn.Linear(shape.action_dim, shape.expert.width)
@@ -156,15 +159,16 @@ class Mini(nn.Module):
         around = [eye_shape(self.shape, eye).tokens for eye in AROUND]
         for i, part in enumerate(found.maps.split(around, 1), len(POINTING)):
             tokens.append(self._there(look, part, i))
+        hand = torch.where((look.arm < 0)[:, None], 0.0, self.hand[look.arm.clamp(min=0)])
         return self._prefix(look, [*tokens, self._stands(look, found)], look.subtask, _SUBTASK, 1, drop,
-                            self._agreed(look, found))
+                            self._agreed(look, found) + hand)
 
     def _prefix(self, look: Look, seen: list[Tensor], text: Tensor, first: int, role: int, drop: bool,
-                thing: Tensor | None = None) -> Scene:
-        """thing [B, W]: what the state's token is told besides."""
+                told: Tensor | None = None) -> Scene:
+        """told [B, W]: what the state's token is told besides."""
         with torch.autocast(text.device.type, enabled=False):
             state = self.state_in(look.state)
-            state = (state if thing is None else state + thing)[:, None]
+            state = (state if told is None else state + told)[:, None]
         x = torch.cat((state, *seen, self.embed(text) + self.roles[role]), 1)
         count = x.shape[1] - text.shape[1]
         valid = torch.cat((torch.ones(len(x), count, dtype=torch.bool, device=x.device), text != PAD), 1)
@@ -249,6 +253,10 @@ class Mini(nn.Module):
         return {eye: self.eye(eye).point(seen[eye], wanted, cameras[:, i]) for i, eye in enumerate(POINTING)}
 
     # ---- words out
+
+    def choose(self, scene: Scene) -> Tensor:
+        """[B, 2] how likely each arm is to be the one that should pick up what is next; logits."""
+        return self.which(scene.hidden).float()
 
     def say(self, scene: Scene, tokens: Tensor, *, said: int = 0, past: KV | None = None) -> tuple[Tensor, KV]:
         """Logits [B, S, words] of what follows each of tokens [B, S] (BEGIN first); said: tokens already in `past`."""

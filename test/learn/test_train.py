@@ -48,7 +48,7 @@ def episode(seed: int) -> Episode:
     progress = np.concatenate([np.linspace(0, 1, 100), np.linspace(0, 1, 80), np.ones(20)]).astype(np.float32)
     return Episode("put", seed, "train", "put the red block in the blue bin", "red_block", state, action,
                    np.arange(count) % 50 > 3, ("pick up the red block", "place it in the blue bin", "done"), subtask,
-                   progress, frames, images)
+                   progress, np.repeat([1, 1, -1], (100, 80, 20)).astype(np.int8), frames, images)
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +108,7 @@ def test_things_are_looked_for_first_and_beside(files, recipe, tmp_path):
     record(gaze, tmp_path / "made", workers=1, report=lambda made, left: None)
     heard, recipe = [], replace(recipe, looking=2, looked=6, glances=3)
     assert train(Run(recipe, files, tmp_path / "run", tuple(shards(tmp_path / "made"))), heard.append) == 6
-    assert set(heard[0].parts) == {"glances", "turns", "things", "room", "said"}
+    assert set(heard[0].parts) == {"glances", "turns", "things", "room", "said", "chosen"}
     assert {"glances", "actions"} < set(heard[1].parts)
 
 

@@ -115,7 +115,7 @@ def test_the_subtask_is_obeyed_and_changes_what_is_done(robot, file):
 def test_it_chooses_the_subtask_now_and_then_and_at_once_on_new_words(robot, file, monkeypatch):
     policy = MiniPolicy(robot, weights=file, seed=0, subtask_every=0.3)
     said = iter(["first", "second", "third", "fourth"])
-    monkeypatch.setattr(policy, "_say", lambda *_: [next(said)])
+    monkeypatch.setattr(policy, "_say", lambda *_: [(next(said), -1)])
     ask = lambda stamp, **more: policy.infer(observation(robot, stamp=stamp, **more)).subtask  # noqa: E731
     assert [ask(0.0), ask(0.1), ask(0.2), ask(0.3)] == ["first", "first", "first", "second"]
     assert ask(0.35, prompt="put the blue block in the bin") == "third"
@@ -180,6 +180,24 @@ def test_it_goes_on_with_what_it_does_unless_something_else_is_clearly_likelier(
     assert second(8.0, prompt="put the blue block in the bin") == "put", "a new instruction begins anew"
     with pytest.raises(PolicyError, match="stay must be 0 or more, not -1"):
         second(-1)
+
+
+def test_the_arm_that_is_chosen_is_told_and_kept_unless_the_other_is_clearly_better(robot, file, monkeypatch):
+    policy = MiniPolicy(robot, weights=file, seed=0, stay=1.0)
+    with torch.no_grad():
+        policy.model.hand.copy_(30 * torch.randn(2, policy.model.shape.vlm.width))
+    monkeypatch.setattr(policy.model, "speak", lambda *_, **__: [policy.words.encode("pick up the red block")])
+
+    def rows(left, stamp=0.0, **more):
+        monkeypatch.setattr(policy.model, "choose", lambda _: torch.tensor([[left, 0.0]]))
+        return policy.infer(observation(robot, stamp=stamp, **more)).actions
+
+    one, other, either = rows(2.0), rows(-2.0, 1.0), rows(2.0, 1.0, subtask="pick up the red block")
+    apart = [np.abs(a - b).max() for a, b in ((one, other), (one, either), (other, either))]
+    assert min(apart) > 1e-4, "the chunk is for the arm that is told"
+    for left, stamp, wanted in ((2.0, 2.0, one), (-0.9, 3.0, one), (-1.1, 4.0, other), (0.9, 5.0, other)):
+        assert np.array_equal(rows(left, stamp), wanted), (left, stamp)
+    assert np.array_equal(rows(0.9, 5.1, prompt="put the blue block in the bin"), one), "new words begin anew"
 
 
 def test_a_subtask_that_does_not_end_is_tried_otherwise(robot, file):

@@ -28,7 +28,7 @@ def under_way(view: View, task: Task, last: Subtask | None) -> Subtask:
             return last
         if last.kind == "place":
             here = view.at(last.goal.station(view))
-            let_go = last.goal.met(_alone(view)) and not last.goal.met(view)
+            let_go = last.goal.met(alone(view)) and not last.goal.met(view)
             if here and (gripping(view, last.thing) or let_go):
                 return last
         if last.kind == "drawer":
@@ -40,7 +40,7 @@ def under_way(view: View, task: Task, last: Subtask | None) -> Subtask:
     return task.next(view)
 
 
-def _alone(view: View) -> View:
+def alone(view: View) -> View:
     """The same without hands, everything at rest."""
     things = {name: thing._replace(velocity=np.zeros(3)) for name, thing in view.things.items()}
     return replace(view, tools={}, things=things)
