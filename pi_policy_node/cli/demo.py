@@ -29,6 +29,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EPILOG
     parser.add_argument("--prompt", action="append", metavar="WORDS", help="say this instead of the programme; repeatable")
     parser.add_argument("--interactive", action="store_true", help="say what you type, instead of the programme")
+    parser.add_argument("--policy", choices=("mini", "scripted"), help="mini obeys; scripted knows motions only "
+                        "(default: mini where its weights are)")
     parser.add_argument("--seed", type=int, default=0, help="of the scene: which things lie where")
     parser.add_argument("--view", action="store_true", help="show the cameras live in a browser")
     parser.add_argument("--headless", action="store_true", help="open nothing, even where there is a desktop")
@@ -61,7 +63,7 @@ def perform(args: argparse.Namespace, begin: float, domain: int) -> int:
     from pi_policy_node.sim.tasks import KEPT_SEEDS
 
     robot, seed = load_robot(), KEPT_SEEDS + args.seed  # a scene that was never trained on
-    programme = choose(seed)
+    programme = choose(seed, args.policy)
     if programme.why:
         print(programme.why, flush=True)
     with launched(args.out, policy=programme.policy, scene=SCENE, seed=seed) as launch:

@@ -35,11 +35,14 @@ MOTIONS = (
 )
 
 
-def choose(seed: int) -> Programme:
-    """mini's tasks where its weights are, else the motions of the scripted policy. `seed`: of the scene."""
+def choose(seed: int, policy: str | None = None) -> Programme:
+    """The tasks of mini or the motions of scripted; without a `policy`, mini where its weights are. `seed`: of the
+    scene."""
     from pi_policy_node.policy.mini_weights import SHIPPED
 
-    if not SHIPPED.is_file():
+    if policy == "scripted":
+        return Programme("scripted", MOTIONS, "wave")
+    if policy is None and not SHIPPED.is_file():
         why = f"mini has no weights here ({SHIPPED}; ./pi train mini makes them): the scripted policy shows the rest"
         return Programme("scripted", MOTIONS, "wave", why)
     from pi_policy_node.sim.tasks import draw

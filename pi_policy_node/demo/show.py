@@ -17,6 +17,7 @@ from pi_policy_node.demo.programme import Programme, Step
 from pi_policy_node.nodes.client import NoRobot
 from pi_policy_node.nodes.witness import Witness
 from pi_policy_node.robot import Kinematics, Robot
+from pi_policy_node.sim.tasks.goals import name_words
 
 MOVED = 0.03  # rad, m or strokes, of any group: what counts as having moved at all
 LONGEST = 240.0  # s, of one task
@@ -52,6 +53,8 @@ class Show:
 
     def interactive(self) -> None:
         """What is typed is said at once, until "quit"; what comes through a pipe, one after another."""
+        things, *_ = self.witness.world()
+        print(f"in front of the robot: {', '.join(map(name_words, things))}", flush=True)
         if not sys.stdin.isatty():
             for line in map(str.strip, sys.stdin):
                 if line == "resume":

@@ -43,7 +43,6 @@ class Asked:
         self._away, often = np.flatnonzero(away), np.where(away, AWAY, 1.0).cumsum()
         self._chances = often / often[-1]
         self.place, self.turn = (np.concatenate([getattr(one, name) for one in made]) for name in ("place", "turn"))
-        self.arm = np.concatenate([one.arm for one in made]).astype(np.int64)
         tools = kinematics.tools(self.state)
         self.tools = np.stack([tools[g.name] for g in robot.groups if g.kind == "arm"], 1).astype(np.float32)
         self._seen = np.concatenate((perceived(robot, self.state), self.tools.reshape(len(self.state), -1)), 1)
@@ -86,7 +85,7 @@ class Asked:
         return Glance(look, asked, {eye: torch.from_numpy(self.cell[eye][which]) for eye in POINTING},
                       torch.from_numpy(seen_from(poses, self.place[which])), torch.from_numpy(self.turn[which]),
                       torch.from_numpy(self._things[frames, :-1]), around, torch.from_numpy(self._room[away]),
-                      answer([words.encode(self.step[k]) for k in frames]), torch.from_numpy(self.arm[frames]))
+                      answer([words.encode(self.step[k]) for k in frames]))
 
     def look(self, frames: np.ndarray, words: Words, scales: Scales, rng: np.random.Generator | None = None) -> Look:
         """What is seen in some pictures; the subtask is asked for."""

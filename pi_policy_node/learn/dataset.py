@@ -51,8 +51,7 @@ class Glance:
     things: Tensor  # bool [B, the front eye's cells]: there is a thing
     around: dict[str, Tensor]  # pictures from all over the room, by eye
     room: Tensor  # float [R, places, 4] where the room's places are in these
-    said: Tensor  # int64 [B, S] BEGIN, the subtask's words, END, PAD
-    arm: Tensor  # int64 [B] by which arm, -1: none or either; these six are empty in a demonstration's
+    said: Tensor  # int64 [B, S] BEGIN, the subtask's words, END, PAD; these five are empty in a demonstration's
 
     def to(self, device: str) -> Glance:
         return self if device == "cpu" else moved(self, device)
@@ -68,7 +67,6 @@ class Batch:
 
     ask: Look
     said: Tensor  # int64 [asked, S] BEGIN, words, END, PAD
-    asked_arm: Tensor  # int64 [asked] that is to pick up, -1: none
     look: Look  # the B
     knots: Tensor  # float [B, knots, A] normalised
     learn: Tensor  # bool [B, knots]: demonstrated on purpose
@@ -221,20 +219,19 @@ class Demonstrations:
               rng: np.random.Generator | None = None) -> Batch:
         """The first `asked` frames are asked for the subtask. rng: also vary what is seen and read, for training."""
         ask, said = self.look(frames[:asked], words, scales, rng, acting=False), self._orders(frames[:asked], words)
-        picking = self._picking(frames[:asked])
         frames = frames[asked:]
         look, knots, learn = self.look(frames, words, scales, rng, acting=True), *self.chunk(frames)
         at = origin(self.robot, self.state[self.step[frames]].astype(np.float64))
         place = self.reach[frames] + look.tools.numpy()[np.arange(len(frames)), np.maximum(self.arm[frames], 0)]
         return Batch(
-            ask, answer(said), torch.from_numpy(picking), look,
+            ask, answer(said), look,
             *(torch.from_numpy(part) for part in (scales.knots_in(knots, at), learn, ~self.robot.is_base)),
             torch.from_numpy(self.progress[frames]), torch.from_numpy(self.arm[frames].astype(np.int64)),
             torch.from_numpy(self.reach[frames] / REACH), torch.from_numpy(self.base[frames] / REACH),
             Glance(look, look.subtask[:, None],
                    {eye: torch.from_numpy(getattr(self, f"{eye}_cell")[frames])[:, None] for eye in POINTING},
                    torch.from_numpy(seen_from(self.cameras[frames], place[:, None])),
-                   *[torch.zeros(0)] * 2, {}, *[torch.zeros(0)] * 3))
+                   *[torch.zeros(0)] * 2, {}, *[torch.zeros(0)] * 2))
 
     def look(self, frames: np.ndarray, words: Words, scales: Scales, rng: np.random.Generator | None = None, *,
              acting: bool) -> Look:

@@ -25,7 +25,6 @@ from pi_policy_node.policy.mini_eyes import harmonics
 from pi_policy_node.robot import load_robot
 from pi_policy_node.sim.expert import Expert
 from pi_policy_node.sim.expert.arms import Arm, ReachError
-from pi_policy_node.sim.expert.expert import arm_for
 from pi_policy_node.sim.expert.skills import enough, fingers_room, grip_yaws
 from pi_policy_node.sim.expert.spots import BESIDE, DROP, SPREAD, TOUCH, spot
 from pi_policy_node.sim.expert.under_way import alone
@@ -75,7 +74,6 @@ class Glances:
     base: np.ndarray  # float64 [N, 3] where the base stands in the room: x, y, yaw
     task: tuple[str, ...]  # N: an instruction for this scene
     step: tuple[str, ...]  # N: the subtask that is next for it
-    arm: np.ndarray  # int8 [N] by which arm, in the robot's order; -1: either, or none
 
 
 class Gazer:
@@ -88,7 +86,7 @@ class Gazer:
         self.sim = simulator(self.robot, self.shapes)
 
     def shard(self, first: int, count: int) -> Glances:
-        states, bases, frame, words, things, places, turns, tasks, steps, arms = ([] for _ in range(10))
+        states, bases, frame, words, things, places, turns, tasks, steps = ([] for _ in range(9))
         images: dict[str, list[bytes]] = {name: [] for name in self.shapes}
         shown: dict[str, list[np.ndarray]] = {name: [] for name in self.shapes}
         for k, seed in enumerate(range(first, first + count)):
@@ -98,9 +96,7 @@ class Gazer:
             states.append(view.state)
             bases.append(view.base)
             tasks.append(task.instruction)
-            steps.append((step := _next(task, view)).words)
-            arm = arm_for(self.arms, view, task, step.thing) if step.kind == "pick" else None
-            arms.append(-1 if arm is None else list(self.arms).index(arm))
+            steps.append(_next(task, view).words)
             asked = list(answers(view))
             for camera, those in self._shown(asked).items():
                 shown[camera].append(those)
@@ -113,7 +109,7 @@ class Gazer:
         return Glances(np.array(states, np.float32), images, np.array(frame, np.int32), tuple(words),
                        np.array(things, np.float32), {c: np.concatenate(s) for c, s in shown.items()},
                        np.array(places, np.float32), np.array(turns, np.float32), np.array(bases, np.float64),
-                       tuple(tasks), tuple(steps), np.array(arms, np.int8))
+                       tuple(tasks), tuple(steps))
 
     def _shown(self, asked: list[Answer]) -> dict[str, np.ndarray]:
         """camera -> bool [answers]"""
@@ -301,7 +297,7 @@ def _path(folder: Path, first: int) -> Path:
 def write(path: Path, glances: Glances) -> None:
     """A file, all or nothing."""
     arrays = {"version": np.array(VERSION), "state": glances.state, "frame": glances.frame, "thing": glances.thing,
-              "place": glances.place, "turn": glances.turn, "base": glances.base, "arm": glances.arm,
+              "place": glances.place, "turn": glances.turn, "base": glances.base,
               "words": np.array(glances.words), "task": np.array(glances.task), "step": np.array(glances.step)}
     for camera, images in glances.images.items():
         arrays[f"shown.{camera}"] = glances.shown[camera]
@@ -326,9 +322,8 @@ def read(path: Path) -> Glances:
                 images[camera] = [arrays[name][a:b].tobytes() for a, b in zip([0, *ends[:-1]], ends)]
         words, task, step = (tuple(arrays[name].tolist()) for name in ("words", "task", "step"))
         shown = {camera: arrays[f"shown.{camera}"] for camera in images}
-        thing, place, turn, base, arm = (arrays[name] for name in ("thing", "place", "turn", "base", "arm"))
-        return Glances(
-            arrays["state"], images, arrays["frame"], words, thing, shown, place, turn, base, task, step, arm)
+        thing, place, turn, base = (arrays[name] for name in ("thing", "place", "turn", "base"))
+        return Glances(arrays["state"], images, arrays["frame"], words, thing, shown, place, turn, base, task, step)
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise EpisodesError(f"{path} holds no pictures with answers: {error}") from None
 

@@ -19,7 +19,6 @@ from pi_policy_node.robot import Kinematics
 
 
 FINE = 0.02  # m: the unit in which places of things are judged
-NEXT = "said", "chosen"  # the losses of what is next in pictures that are only looked at
 THING_CELLS = 100.0  # one cell in so many has a thing
 
 
@@ -40,8 +39,6 @@ class Weights:
     things: float = 0.3
     room: float = 1.0
     said: float = 0.5
-    hand: float = 0.2
-    chosen: float = 0.3
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -86,14 +83,14 @@ def losses(model: Mini, batch: Batch, noise: Noise) -> dict[str, Tensor]:
                       torch.isfinite(batch.base[:, 0])),
     }
     if len(batch.said):
-        result["words"], result["hand"] = _next(model, batch.ask, batch.said, batch.asked_arm)
+        result["words"] = _words(model, batch.ask, batch.said)
     return result
 
 
 def glances(model: Mini, batch: Glance) -> dict[str, Tensor]:
     """What is learnt from pictures that are only looked at: where things are, and what is to be done next."""
     if batch.look.found is not None:
-        return dict(zip(NEXT, _next(model, batch.look, batch.said, batch.arm)))
+        return {"said": _words(model, batch.look, batch.said)}
     seen = model.look(batch.look.pictures)
     pointing = model.point(seen, batch.questions, batch.look.cameras)
     everything = torch.ones_like(batch.questions[..., 0]) > 0
@@ -102,7 +99,7 @@ def glances(model: Mini, batch: Glance) -> dict[str, Tensor]:
         "turns": turns(pointing, batch),
         "things": THING_CELLS * F.binary_cross_entropy_with_logits(model.front.things(seen["front"]),
                                                                    batch.things.float()),
-        **dict(zip(NEXT, _next(model, batch.look, batch.said, batch.arm, seen))),
+        "said": _words(model, batch.look, batch.said, seen),
     }
     return result | {"room": room(model, batch)} if len(batch.room) else result
 
@@ -113,13 +110,10 @@ def room(model: Mini, batch: Glance) -> Tensor:
     return F.smooth_l1_loss(model.room(maps) / REACH, batch.room / REACH, beta=0.2)
 
 
-def _next(model: Mini, look: Look, said: Tensor, arm: Tensor, seen: dict[str, Tensor] | None = None) -> tuple[
-        Tensor, Tensor]:
-    """How far what is said is from the words that should be, and the arm from that which should pick up."""
-    scene = model.see(look, _find(model, look, seen)[0])
-    logits, _ = model.say(scene, said[:, :-1])
-    apart = F.cross_entropy(model.choose(scene), arm.clamp(min=0), reduction="none")
-    return _spelled(logits, said), _mean(apart, arm >= 0)
+def _words(model: Mini, look: Look, said: Tensor, seen: dict[str, Tensor] | None = None) -> Tensor:
+    """How far what is said is from the words that should be."""
+    logits, _ = model.say(model.see(look, _find(model, look, seen)[0]), said[:, :-1])
+    return _spelled(logits, said)
 
 
 def _find(model: Mini, look: Look, seen: dict[str, Tensor] | None = None, *, acting: bool = False) -> tuple[
@@ -203,8 +197,7 @@ def evaluate(model: Mini, data: Demonstrations, frames: np.ndarray, words: Words
             kinematics.tools(rows).values(), kinematics.tools(wanted).values())]  # [N, K] each
         base = data.robot.is_base
         asked = data.batch(part, len(part), words, scales).to(str(device))
-        seen = model.see(asked.ask, _find(model, asked.ask)[0])
-        said, arm, wanted_arm = model.speak(seen), model.choose(seen).argmax(-1), asked.asked_arm
+        said = model.speak(model.see(asked.ask, _find(model, asked.ask)[0]))
         right = [words.decode(s) == data.subtasks[k] for s, k in zip(said, data.said[part])]
         reach = ((told["reach"] - batch.reach) * REACH * 1000).norm(dim=1).cpu().numpy()
         off = {f"{eye} spot, mm": 1000 * (p.spot - batch.glance.spots[:, :, i]).norm(dim=2)[batch.glance.there(eye)]
@@ -213,8 +206,7 @@ def evaluate(model: Mini, data: Demonstrations, frames: np.ndarray, words: Words
             "tool 0.3 s, mm": 1000 * np.maximum(*apart)[:, 3], "tool 1 s, mm": 1000 * np.maximum(*apart)[:, -1],
             "hand": np.abs(rows - wanted)[..., data.robot.is_gripper].max(-1)[:, 3],
             "base, mm/s": 1000 * np.abs(rows - wanted)[..., base].max(-1)[:, 3],
-            "words": np.array(right, float), "arm": (arm == wanted_arm)[wanted_arm >= 0].float().cpu().numpy(),
-            "reach, mm": reach[np.isfinite(reach)],
+            "words": np.array(right, float), "reach, mm": reach[np.isfinite(reach)],
             "progress": np.abs(told["progress"].cpu().numpy() - data.progress[part]),
             **{name: values.cpu().numpy() for name, values in off.items()},
         }.items():

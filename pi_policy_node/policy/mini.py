@@ -15,7 +15,7 @@ from torch import Tensor
 from pi_policy_node.policy import mini_weights
 from pi_policy_node.policy.base import InputError, Observation, PolicyError, Prefix, Result, check_alive
 from pi_policy_node.policy.mini_eyes import EYES, POINTING, eye_shape, fit
-from pi_policy_node.policy.mini_model import PAD, Look
+from pi_policy_node.policy.mini_model import PAD, Look, Scene
 from pi_policy_node.policy.mini_rows import given_knots, origin, perceived, splice, to_rows
 from pi_policy_node.policy.mini_words import split
 from pi_policy_node.policy.shapes import MiniShape
@@ -25,6 +25,11 @@ FARTHEST = 1000.0  # rad, m or m/s: anything beyond it is a broken message, not 
 DONE = "done"  # the subtask's words when nothing is left to do
 RESTLESS = 0.5  # spread of the noise where a subtask does not come to its end
 PICK = "pick"  # the first word of those that may be done by either arm
+SHOULDER = "link2"  # where an arm begins to reach out
+THEN = "place it"  # begins the words of what comes after that
+SURE = 0.7  # of what is where: an eye that is less sure does not choose the arm
+REACHED = 0.52  # m from the shoulder, seen from above, at working height
+KEEP = 0.1  # m that the other arm must be nearer, to be taken instead
 DRIVE = "drive"  # the first word of those in which the base moves: in all demonstrations it stands in the others
 
 
@@ -61,7 +66,7 @@ class MiniPolicy:
         steps: int = 5,
         subtask_every: float = 0.3,
         spread: float = 0.0,
-        doubt: float = 4.0,
+        doubt: float = 1.5,
         stay: float = 1.0,
         patience: float = 6.0,
         threads: int = 1,
@@ -69,11 +74,11 @@ class MiniPolicy:
     ) -> None:
         """weights: a file of them; None = those that are shipped. steps: of Euler. subtask_every: s between two looks
         at what is to be done next; a new instruction is looked at at once. spread: of the noise that chunks are made
-        of: 1 as in training; 0, the middle of what could be done, so that one thought is like the next. doubt: nats that
-        "done" must be likelier than anything else: said too soon it ends the task, said later it is asked for again.
-        stay: nats that another subtask, or the other arm for it, must be likelier than the one in hand: where several
-        would be as good to begin with, it stays with one. patience: s with one subtask (driving apart), after which
-        chunks are made of noise: where there are two ways, the middle of them may be to stand still.
+        of: 1 as in training; 0, the middle of what could be done, so that one thought is like the next. doubt: nats
+        that "done" must be likelier than anything else: said too soon it ends the task, said later it is asked for
+        again. stay: nats that another subtask must be likelier than the one in hand: where several would be as good to
+        begin with, it stays with one. patience: s with one subtask (driving apart), after which chunks are made of
+        noise: where there are two ways, the middle of them may be to stand still.
         threads: torch's in this process, from `warm_up` on, 0 = as they are; with more than one, each product waits for
         the slowest on a busy machine. seed: the noise's, for repeatable answers.
         """
@@ -108,6 +113,8 @@ class MiniPolicy:
         self._eyes = {eye: names[camera] for eye, camera in loaded.cameras.items()}
         self._kinematics = Kinematics(robot)
         self._tools = [group.name for group in robot.groups if group.kind == "arm"]
+        self._shoulders = [self._kinematics.link_pose(robot.home, arm.replace("arm", SHOULDER))[:3, 3]
+                           for arm in self._tools]
         self._steps, self._subtask_every, self._spread, self._threads = steps, subtask_every, spread, threads
         self._doubt = torch.zeros(len(self.words))
         self._doubt[self.words.encode(DONE)] = doubt
@@ -254,10 +261,27 @@ class MiniPolicy:
         if doing.subtask and said[0] != doing.subtask and DONE not in (said[0], doing.subtask):
             new, old = (self.model.likely(scene, self.words.encode(words)) for words in (said[0], doing.subtask))
             said = said if new > old + self._stay else [doing.subtask]
-        arms = self.model.choose(scene)
-        if doing.arm >= 0 and said[0] == doing.subtask:
-            arms[0, doing.arm] += self._stay
-        return [(words, int(arm) if words.startswith(PICK) else -1) for words, arm in zip(said, arms.argmax(-1))]
+        if len(said) > 1 or not said[0].startswith(PICK):
+            return [(words, -1) for words in said]
+        kept = doing.arm if said[0] == doing.subtask else -1
+        return [(said[0], self._reaching(scene, look, seen, said[0], kept))]
+
+    def _reaching(self, scene: Scene, look: Look, seen: dict[str, Tensor], subtask: str, kept: int) -> int:
+        """The arm that reaches both what is to be picked up and where it will have to go; of two the nearer, or `kept`,
+        the one that is at it already. That too where it is not clear where these are; -1: either."""
+        then = self.model.speak(scene, begun=self.words.encode(THEN))[0]  # what it would say with the thing in hand
+        (thing, sure), (place, surer) = (self.model.where(look, seen, words)
+                                         for words in (self.words.encode(subtask), then))
+        if min(sure, surer) < SURE:
+            return kept
+        points, tools = torch.stack((thing, place)).numpy(), look.tools[0].numpy()
+
+        def cost(arm: int) -> float:
+            """m; what is out of reach costs more than any way."""
+            beyond = float(np.hypot(*(points - self._shoulders[arm])[:, :2].T).max()) - REACHED
+            return 20 * max(0.0, beyond) + float(np.hypot(*(thing.numpy() - tools[arm])[:2])) - (arm == kept) * KEEP
+
+        return min(range(len(tools)), key=cost)
 
     def _lasts(self, subtask: str, stamp: float) -> bool:
         """Whether a subtask has taken longer than there is patience for."""

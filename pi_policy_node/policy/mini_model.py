@@ -8,8 +8,8 @@ token tells how far the subtask is. Time runs as in model.py: 1 is noise.
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +19,7 @@ from pi_policy_node.policy.gemma import KV, Gemma
 from pi_policy_node.policy.mini_eyes import (
     AROUND, EYES, POINTING, Eye, Pointing, Room, even, eye_shape, heading, turned)
 from pi_policy_node.policy.model import embed_time, times
-from pi_policy_node.policy.shapes import EyeShape, GemmaShape, MiniShape
+from pi_policy_node.policy.shapes import GemmaShape, MiniShape
 
 REACH = 0.1  # m (and rad): the unit in which the network speaks of places
 CLOSE = 0.02  # m: the unit of what is near to a hand
@@ -124,8 +124,7 @@ class Mini(nn.Module):
         self.state_in = nn.Sequential(nn.Linear(shape.state_dim, width), nn.ReLU(), nn.Linear(width, width))
         self.vlm = QuickGemma(shape.vlm)
         self.head = nn.Linear(width, words)
-        self.which = nn.Linear(width, 2)  # arm is to pick up what is next: that depends on where it has to go
-        self.hand = nn.Parameter(torch.zeros(2, width))
+        self.hand = nn.Parameter(torch.zeros(2, width))  # that is to pick up, as acting is told it
         self.facts = nn.Linear(width, 1 + 2 + 3 + 3)  # progress, which arm, where it goes from the tool, the base
         self.expert = QuickGemma(shape.expert, adaptive=True)
         self.action_in = nn.Linear(shape.action_dim, shape.expert.width)
@@ -190,13 +189,25 @@ class Mini(nn.Module):
     def _agreed(self, look: Look, found: Found) -> Tensor:
         """[B, W] where the thing in question is from both hands, by all eyes together: the surest count most."""
         with torch.autocast(found.spots.device.type, enabled=False):
-            sure = found.looks[..., -1].float() * look.seen[:, : len(POINTING)]
-            share = (self.trust + 1.5 * sure.logit(1e-3)).softmax(-1)[..., None]  # [B, eyes, 1]
+            share, sure = self._shares(look, found.looks)
             places = placed(look.cameras, found.spots)
             place, turn = (share * places).sum(1), (share * turned(found.turns, heading(look.cameras))).sum(1)
             apart = (place[:, None] - look.tools).flatten(1)
             parts = (apart / REACH, (apart / CLOSE).tanh(), place / REACH, turn, sure.amax(1, keepdim=True))
             return self.agreed(torch.cat(parts, 1))
+
+    def _shares(self, look: Look, looks: Tensor) -> tuple[Tensor, Tensor]:
+        """[B, eyes, 1] how much each pointing eye counts, and [B, eyes] how sure it is."""
+        sure = looks[..., -1].float() * look.seen[:, : len(POINTING)]
+        return (self.trust + 1.5 * sure.logit(1e-3)).softmax(-1)[..., None], sure
+
+    def where(self, look: Look, seen: dict[str, Tensor], words: list[int]) -> tuple[Tensor, float]:
+        """[3] m in the base's frame where the hand would go for a subtask, by all eyes together, and how sure the
+        surest of them is that it is there. One row."""
+        pointing = self.point(seen, torch.tensor([[words]]), look.cameras).values()
+        looks, spots = (torch.cat([getattr(p, name) for p in pointing], 1) for name in ("looks", "spot"))
+        share, sure = self._shares(look, looks)
+        return (share * placed(look.cameras, spots)).sum(1)[0], float(sure.max())
 
     def _stands(self, look: Look, found: Found) -> Tensor:
         """[B, places, W] where one would stand at the room's places: finely where that is near."""
@@ -254,10 +265,6 @@ class Mini(nn.Module):
 
     # ---- words out
 
-    def choose(self, scene: Scene) -> Tensor:
-        """[B, 2] how likely each arm is to be the one that should pick up what is next; logits."""
-        return self.which(scene.hidden).float()
-
     def say(self, scene: Scene, tokens: Tensor, *, said: int = 0, past: KV | None = None) -> tuple[Tensor, KV]:
         """Logits [B, S, words] of what follows each of tokens [B, S] (BEGIN first); said: tokens already in `past`."""
         count = tokens.shape[1]
@@ -270,14 +277,16 @@ class Mini(nn.Module):
         return self.head(out), kv
 
     @torch.no_grad()
-    def speak(self, scene: Scene, *, limit: int = 14, doubt: Tensor | None = None) -> list[list[int]]:
+    def speak(self, scene: Scene, *, limit: int = 14, doubt: Tensor | None = None,
+              begun: Sequence[int] = ()) -> list[list[int]]:
         """The likeliest words of each row, one after another. doubt: [words] nats that each is less likely as the first
-        one than the network thinks."""
-        tokens = torch.full((len(scene.valid), 1), BEGIN)
-        said: list[list[int]] = [[] for _ in tokens]
-        ended, past = [False] * len(said), None
-        for count in range(limit):
-            logits, past = self.say(scene, tokens, said=count, past=past)
+        one than the network thinks. begun: words that it has said already."""
+        tokens = torch.tensor([[BEGIN, *begun]] * len(scene.valid))
+        said: list[list[int]] = [list(begun) for _ in tokens]
+        ended, past, heard = [False] * len(said), None, 0
+        for count in range(len(begun), limit):
+            logits, past = self.say(scene, tokens, said=heard, past=past)
+            heard += tokens.shape[1]
             logits = logits[:, -1] if doubt is None or count else logits[:, -1] - doubt
             tokens = logits.argmax(-1)[:, None]
             for row, token in enumerate(tokens[:, 0].tolist()):
@@ -335,18 +344,3 @@ class Mini(nn.Module):
 def placed(cameras: Tensor, spots: Tensor) -> Tensor:
     """[..., 3] m in the base's frame, of places [..., 3] in the frames of cameras [..., 3, 4]."""
     return torch.einsum("...ij,...j->...i", cameras[..., :3], spots) + cameras[..., 3]
-
-
-def describe(shape: MiniShape) -> str:
-    """A shape as JSON, for the weights' metadata."""
-    return json.dumps(asdict(shape), sort_keys=True)
-
-
-def from_description(text: str) -> MiniShape:
-    """The shape again; ValueError or TypeError where the text is no shape."""
-    parts = json.loads(text)
-    for key in ("front", "wrist", "around"):
-        parts[key] = EyeShape(**{k: tuple(v) if isinstance(v, list) else v for k, v in parts[key].items()})
-    for key in ("vlm", "expert"):
-        parts[key] = GemmaShape(**parts[key])
-    return MiniShape(**parts)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from pi_policy_node.policy.base import CheckpointError
-from pi_policy_node.policy.mini_model import Mini, describe, from_description
+from pi_policy_node.policy.mini_model import Mini
 from pi_policy_node.policy.mini_rows import Scales
 from pi_policy_node.policy.mini_words import Words
+from pi_policy_node.policy.shapes import EyeShape, GemmaShape, MiniShape
 from pi_policy_node.policy.tensorfile import open_tensors, write_tensors
 
 SHIPPED = Path(__file__).parent / "weights" / "mini" / "mini.safetensors"
@@ -68,3 +69,18 @@ def load(file: Path) -> Weights:
         entry.read_into(value)
     model.load_state_dict(wanted)
     return Weights(model.eval(), words, scales, cameras, actions, about)
+
+
+def describe(shape: MiniShape) -> str:
+    """A shape as JSON, for the weights' metadata."""
+    return json.dumps(asdict(shape), sort_keys=True)
+
+
+def from_description(text: str) -> MiniShape:
+    """The shape again; ValueError or TypeError where the text is no shape."""
+    parts = json.loads(text)
+    for key in ("front", "wrist", "around"):
+        parts[key] = EyeShape(**{k: tuple(v) if isinstance(v, list) else v for k, v in parts[key].items()})
+    for key in ("vlm", "expert"):
+        parts[key] = GemmaShape(**parts[key])
+    return MiniShape(**parts)

@@ -64,8 +64,10 @@ def test_the_programme_is_one_that_can_be_judged(weights, monkeypatch, tmp_path)
     if not weights:
         programme = choose(KEPT_SEEDS)
         assert programme.policy == "scripted" and str(file) in programme.why and all(s.moves for s in programme.steps)
+        assert choose(KEPT_SEEDS, "mini").policy == "mini", "whose launch then says what is missing"
         return
     file.touch()
+    assert choose(KEPT_SEEDS, "scripted").steps and choose(KEPT_SEEDS, "scripted").policy == "scripted"
     for seed in range(KEPT_SEEDS, KEPT_SEEDS + 20):
         programme, task = choose(seed), draw(SCENE, seed)
         *singles, last = (goals_of(step.words, task.scene.names()) for step in programme.steps)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -182,22 +183,55 @@ def test_it_goes_on_with_what_it_does_unless_something_else_is_clearly_likelier(
         second(-1)
 
 
-def test_the_arm_that_is_chosen_is_told_and_kept_unless_the_other_is_clearly_better(robot, file, monkeypatch):
-    policy = MiniPolicy(robot, weights=file, seed=0, stay=1.0)
+def test_the_arm_is_one_that_reaches_the_thing_and_where_it_has_to_go(robot, file, monkeypatch):
+    monkeypatch.setattr(mini, "THEN", "put")  # "place" is no word of these weights
+    policy = MiniPolicy(robot, weights=file, seed=0)
+    monkeypatch.setattr(policy.model, "speak", lambda *_, begun=(), **__: [
+        list(begun) or policy.words.encode("pick up the red block")])
+
+    def arm(thing, place, sure=0.9, kept=-1):
+        where = {tuple(policy.words.encode("pick up the red block")): thing, tuple(policy.words.encode("put")): place}
+        monkeypatch.setattr(policy.model, "where", lambda look, seen, words: (
+            torch.tensor([*where[tuple(words)], 0.72]), sure if tuple(words) == list(where)[0] else 0.9))
+        policy.reset()
+        policy._asked = replace(policy._asked, prompt="put the red block in the bin", subtask="pick up the red block",
+                                arm=kept)
+        policy.infer(observation(robot, prompt="put the red block in the bin"))
+        return policy._asked.arm
+
+    left, right = (0.45, 0.25), (0.45, -0.25)
+    assert (arm(left, (0.5, 0.1)), arm(right, (0.5, -0.1))) == (0, 1), "the nearer"
+    assert (arm((0.45, 0.05), (0.5, -0.35)), arm((0.45, -0.05), (0.5, 0.35))) == (1, 0), "the one that reaches both"
+    near_left = (0.45, 0.03), (0.45, 0.0)
+    assert (arm(*near_left), arm(*near_left, kept=1)) == (0, 1), "it keeps to the one that is at it"
+    assert arm((0.45, 0.05), (0.5, -0.35), kept=0) == 1, "unless that does not reach"
+    assert (arm(left, right, sure=0.5), arm(left, right, sure=0.5, kept=1)) == (-1, 1), "who does not see does not choose"
+
+
+def test_what_is_done_depends_on_the_arm_that_is_told(robot, file, monkeypatch):
+    policy = MiniPolicy(robot, weights=file, seed=0)
     with torch.no_grad():
         policy.model.hand.copy_(30 * torch.randn(2, policy.model.shape.vlm.width))
-    monkeypatch.setattr(policy.model, "speak", lambda *_, **__: [policy.words.encode("pick up the red block")])
 
-    def rows(left, stamp=0.0, **more):
-        monkeypatch.setattr(policy.model, "choose", lambda _: torch.tensor([[left, 0.0]]))
-        return policy.infer(observation(robot, stamp=stamp, **more)).actions
+    def rows(arm):
+        policy.reset()
+        monkeypatch.setattr(policy, "_say", lambda *_: [("pick up the red block", arm)])
+        return policy.infer(observation(robot)).actions
 
-    one, other, either = rows(2.0), rows(-2.0, 1.0), rows(2.0, 1.0, subtask="pick up the red block")
-    apart = [np.abs(a - b).max() for a, b in ((one, other), (one, either), (other, either))]
-    assert min(apart) > 1e-4, "the chunk is for the arm that is told"
-    for left, stamp, wanted in ((2.0, 2.0, one), (-0.9, 3.0, one), (-1.1, 4.0, other), (0.9, 5.0, other)):
-        assert np.array_equal(rows(left, stamp), wanted), (left, stamp)
-    assert np.array_equal(rows(0.9, 5.1, prompt="put the blue block in the bin"), one), "new words begin anew"
+    told = [rows(arm) for arm in (0, 1, -1)]
+    assert min(np.abs(a - b).max() for a, b in itertools.combinations(told, 2)) > 1e-4
+    assert np.array_equal(told[2], policy.infer(observation(robot, subtask="pick up the red block")).actions)
+
+
+def test_words_that_were_begun_are_gone_on_with(robot, file):
+    policy = MiniPolicy(robot, weights=file, seed=0)
+    obs = observation(robot)
+    with torch.inference_mode():
+        pictures, there = policy._pictures(obs)
+        look = policy._look([obs.prompt], [""], [-1], there, obs.state[None])
+        scene = policy.model.see(look, policy.model.find(look, policy.model.look(pictures))[0])
+        whole, = policy.model.speak(scene)
+        assert whole and [policy.model.speak(scene, begun=whole[:k]) for k in range(len(whole))] == [[whole]] * len(whole)
 
 
 def test_a_subtask_that_does_not_end_is_tried_otherwise(robot, file):
