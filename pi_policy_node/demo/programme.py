@@ -40,10 +40,10 @@ def choose(seed: int, policy: str | None = None) -> Programme:
     scene."""
     from pi_policy_node.policy.mini_weights import SHIPPED
 
-    if policy == "scripted":
-        return Programme("scripted", MOTIONS, "wave")
+    why = ""
     if policy is None and not SHIPPED.is_file():
         why = f"mini has no weights here ({SHIPPED}; ./pi train mini makes them): the scripted policy shows the rest"
+    if policy == "scripted" or why:
         return Programme("scripted", MOTIONS, "wave", why)
     from pi_policy_node.sim.tasks import draw
     from pi_policy_node.sim.tasks.goals import IN, name_words

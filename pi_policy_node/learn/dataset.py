@@ -231,7 +231,7 @@ class Demonstrations:
             Glance(look, look.subtask[:, None],
                    {eye: torch.from_numpy(getattr(self, f"{eye}_cell")[frames])[:, None] for eye in POINTING},
                    torch.from_numpy(seen_from(self.cameras[frames], place[:, None])),
-                   *[torch.zeros(0)] * 2, {}, *[torch.zeros(0)] * 2))
+                   torch.zeros(0), torch.zeros(0), {}, torch.zeros(0), torch.zeros(0)))
 
     def look(self, frames: np.ndarray, words: Words, scales: Scales, rng: np.random.Generator | None = None, *,
              acting: bool) -> Look:

@@ -15,7 +15,7 @@ from torch import Tensor
 from pi_policy_node.policy import mini_weights
 from pi_policy_node.policy.base import InputError, Observation, PolicyError, Prefix, Result, check_alive
 from pi_policy_node.policy.mini_eyes import EYES, POINTING, eye_shape, fit
-from pi_policy_node.policy.mini_model import PAD, Look, Scene
+from pi_policy_node.policy.mini_model import PAD, Look
 from pi_policy_node.policy.mini_rows import given_knots, origin, perceived, splice, to_rows
 from pi_policy_node.policy.mini_words import split
 from pi_policy_node.policy.shapes import MiniShape
@@ -40,6 +40,7 @@ class _Asked:
     prompt: str = ""
     subtask: str = ""
     arm: int = -1  # that is to pick up; -1: either
+    then: str = ""  # what comes after picking up
     at: float = -np.inf  # s, the observation's clock: when the subtask was chosen
 
 
@@ -182,9 +183,9 @@ class MiniPolicy:
             there = torch.cat([one[1] for one in made])
             subtasks, arms = [obs.subtask for obs in observations], [-1] * len(observations)
             if not all(subtasks):
-                next_ = self._say([obs.prompt for obs in observations], seen, there, states)
-                chosen = [(told, -1) if told else own for told, own in zip(subtasks, next_)]
-                subtasks, arms = map(list, zip(*chosen))
+                said = self._say([obs.prompt for obs in observations], seen, there, states)
+                chosen = [(told, -1, "") if told else own for told, own in zip(subtasks, said)]
+                subtasks, arms, _ = map(list, zip(*chosen))
             prefixes = [request.prefix for request in requests]
             knots, progress = self._act([obs.prompt for obs in observations], subtasks, arms, prefixes, seen, there,
                                         states, self._spread)
@@ -253,33 +254,34 @@ class MiniPolicy:
         return self._asked.subtask, self._asked.arm
 
     def _say(self, prompts: list[str], seen: dict[str, Tensor], there: Tensor, states: np.ndarray,
-             doing: _Asked = _Asked()) -> list[tuple[str, int]]:
-        """What is to be done next, and which arm is to pick up. doing: what is in hand, of one robot alone."""
+             doing: _Asked = _Asked()) -> list[tuple[str, int, str]]:
+        """What is to be done next, which arm is to pick up, and what comes then. doing: what is in hand, of one robot
+        alone."""
         look = self._look(prompts, [""] * len(prompts), [-1] * len(prompts), there, states)
         scene = self.model.see(look, self.model.find(look, seen)[0], drop=bool((look.instruction != PAD).all()))
         said = [self.words.decode(tokens) for tokens in self.model.speak(scene, doubt=self._doubt)]
         if doing.subtask and said[0] != doing.subtask and DONE not in (said[0], doing.subtask):
             new, old = (self.model.likely(scene, self.words.encode(words)) for words in (said[0], doing.subtask))
             said = said if new > old + self._stay else [doing.subtask]
-        if len(said) > 1 or not said[0].startswith(PICK):
-            return [(words, -1) for words in said]
-        kept = doing.arm if said[0] == doing.subtask else -1
-        return [(said[0], self._reaching(scene, look, seen, said[0], kept))]
+        if not any(words.startswith(PICK) for words in said):
+            return [(words, -1, "") for words in said]
+        going_on = said[0] == doing.subtask
+        then = [doing.then] if going_on else [self.words.decode(tokens)  # what it would say with the thing in hand
+                                              for tokens in self.model.speak(scene, begun=self.words.encode(THEN))]
+        asked = torch.stack((self._tokens([*said, *then])).chunk(2), 1)
+        places, sure = (part.numpy() for part in self.model.where(look, seen, asked))
+        kept = doing.arm if going_on else -1
+        arms = [self._reaching(places[row], look.tools[row].numpy(), kept) if sure[row].min() >= SURE else kept
+                for row in range(len(said))]
+        return [(words, arm, after) if words.startswith(PICK) else (words, -1, "")
+                for words, arm, after in zip(said, arms, then)]
 
-    def _reaching(self, scene: Scene, look: Look, seen: dict[str, Tensor], subtask: str, kept: int) -> int:
-        """The arm that reaches both what is to be picked up and where it will have to go; of two the nearer, or `kept`,
-        the one that is at it already. That too where it is not clear where these are; -1: either."""
-        then = self.model.speak(scene, begun=self.words.encode(THEN))[0]  # what it would say with the thing in hand
-        (thing, sure), (place, surer) = (self.model.where(look, seen, words)
-                                         for words in (self.words.encode(subtask), then))
-        if min(sure, surer) < SURE:
-            return kept
-        points, tools = torch.stack((thing, place)).numpy(), look.tools[0].numpy()
-
+    def _reaching(self, points: np.ndarray, tools: np.ndarray, kept: int) -> int:
+        """The arm that reaches a thing and its place, points [2, 3]; of two the nearer, or the one that is kept to."""
         def cost(arm: int) -> float:
             """m; what is out of reach costs more than any way."""
             beyond = float(np.hypot(*(points - self._shoulders[arm])[:, :2].T).max()) - REACHED
-            return 20 * max(0.0, beyond) + float(np.hypot(*(thing.numpy() - tools[arm])[:2])) - (arm == kept) * KEEP
+            return 20 * max(0.0, beyond) + float(np.hypot(*(points[0] - tools[arm])[:2])) - (arm == kept) * KEEP
 
         return min(range(len(tools)), key=cost)
 

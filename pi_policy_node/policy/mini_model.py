@@ -189,25 +189,25 @@ class Mini(nn.Module):
     def _agreed(self, look: Look, found: Found) -> Tensor:
         """[B, W] where the thing in question is from both hands, by all eyes together: the surest count most."""
         with torch.autocast(found.spots.device.type, enabled=False):
-            share, sure = self._shares(look, found.looks)
+            share, sure = self._shares(look.seen[:, : len(POINTING)], found.looks)
             places = placed(look.cameras, found.spots)
             place, turn = (share * places).sum(1), (share * turned(found.turns, heading(look.cameras))).sum(1)
             apart = (place[:, None] - look.tools).flatten(1)
             parts = (apart / REACH, (apart / CLOSE).tanh(), place / REACH, turn, sure.amax(1, keepdim=True))
             return self.agreed(torch.cat(parts, 1))
 
-    def _shares(self, look: Look, looks: Tensor) -> tuple[Tensor, Tensor]:
-        """[B, eyes, 1] how much each pointing eye counts, and [B, eyes] how sure it is."""
-        sure = looks[..., -1].float() * look.seen[:, : len(POINTING)]
+    def _shares(self, there: Tensor, looks: Tensor) -> tuple[Tensor, Tensor]:
+        """[..., eyes, 1] how much each pointing eye counts, and [..., eyes] how sure it is; there: it has a picture."""
+        sure = looks[..., -1].float() * there
         return (self.trust + 1.5 * sure.logit(1e-3)).softmax(-1)[..., None], sure
 
-    def where(self, look: Look, seen: dict[str, Tensor], words: list[int]) -> tuple[Tensor, float]:
-        """[3] m in the base's frame where the hand would go for a subtask, by all eyes together, and how sure the
-        surest of them is that it is there. One row."""
-        pointing = self.point(seen, torch.tensor([[words]]), look.cameras).values()
-        looks, spots = (torch.cat([getattr(p, name) for p in pointing], 1) for name in ("looks", "spot"))
-        share, sure = self._shares(look, looks)
-        return (share * placed(look.cameras, spots)).sum(1)[0], float(sure.max())
+    def where(self, look: Look, seen: dict[str, Tensor], subtasks: Tensor) -> tuple[Tensor, Tensor]:
+        """[B, K, 3] m in the base's frame where the hand would go for subtasks [B, K, N], by all eyes together, and
+        [B, K] how sure the surest of them is that it is there."""
+        pointing = self.point(seen, subtasks, look.cameras).values()
+        looks, spots = (torch.stack([getattr(p, name) for p in pointing], 2) for name in ("looks", "spot"))
+        share, sure = self._shares(look.seen[:, None, : len(POINTING)], looks)
+        return (share * placed(look.cameras[:, None], spots)).sum(2), sure.amax(-1)
 
     def _stands(self, look: Look, found: Found) -> Tensor:
         """[B, places, W] where one would stand at the room's places: finely where that is near."""

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from pi_policy_node.learn.episodes import EpisodesError, decode, encode, read, shards, write
+from pi_policy_node.learn.labels import Labeller
 from pi_policy_node.learn.record import ROOM, Recipe, Recorder, Shard, plan, record, somewhere
 from pi_policy_node.robot import load_robot
 from pi_policy_node.sim.tasks import draw, vocabulary
@@ -57,6 +58,10 @@ def test_an_episode_has_all_that_learning_needs(episodes):
         assert (np.diff(e.subtask) >= 0).all() and (np.diff(e.subtask) <= 1).all()
         assert list(e.frames) == list(range(0, steps, RECIPE.every)) and len(e.images["front_camera"]) == len(e.frames)
         assert e.image("front_camera", 0).shape == (24, 32, 3)  # the camera's shape
+        seen = Labeller(ROBOT).label(e).arm  # from what the hands did
+        both = (e.arm >= 0) & (seen >= 0)
+        assert both.mean() > 0.5 and (e.arm == seen)[both].mean() > 0.95
+        assert (e.arm[e.subtask == len(e.subtasks) - 1] == -1).all()
         known = e.progress[np.isfinite(e.progress)]
         assert known.min() >= 0 and known.max() == 1
         moving = np.abs(np.diff(e.action, axis=0))[e.clean[1:] & e.clean[:-1]]

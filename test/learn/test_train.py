@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -318,3 +319,13 @@ def test_every_recipe_that_is_there_is_one():
 def test_no_data_is_no_run(recipe, tmp_path):
     with pytest.raises(EpisodesError, match="no episodes"):
         train(Run(recipe, (), tmp_path), lambda p: None)
+
+
+def test_acting_is_told_the_arm_that_picks_up_and_now_and_then_none(files):
+    data, words = Demonstrations(ROBOT, SHAPE, files), Words(vocabulary())
+    frames = np.arange(len(data))
+    look = partial(data.look, frames, words, data.scales())
+    picks = np.array([data.subtasks[k].startswith("pick") for k in data.said])
+    assert np.array_equal(look(acting=True).arm.numpy(), np.where(picks, 1, -1)), "the right hand closes"
+    untold = look(np.random.default_rng(0), acting=True).arm.numpy()[picks] == -1
+    assert 0.1 < untold.mean() < 0.4 and not (look(acting=False).arm >= 0).any()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -116,7 +115,7 @@ def test_the_subtask_is_obeyed_and_changes_what_is_done(robot, file):
 def test_it_chooses_the_subtask_now_and_then_and_at_once_on_new_words(robot, file, monkeypatch):
     policy = MiniPolicy(robot, weights=file, seed=0, subtask_every=0.3)
     said = iter(["first", "second", "third", "fourth"])
-    monkeypatch.setattr(policy, "_say", lambda *_: [(next(said), -1)])
+    monkeypatch.setattr(policy, "_say", lambda *_: [(next(said), -1, "")])
     ask = lambda stamp, **more: policy.infer(observation(robot, stamp=stamp, **more)).subtask  # noqa: E731
     assert [ask(0.0), ask(0.1), ask(0.2), ask(0.3)] == ["first", "first", "first", "second"]
     assert ask(0.35, prompt="put the blue block in the bin") == "third"
@@ -181,46 +180,6 @@ def test_it_goes_on_with_what_it_does_unless_something_else_is_clearly_likelier(
     assert second(8.0, prompt="put the blue block in the bin") == "put", "a new instruction begins anew"
     with pytest.raises(PolicyError, match="stay must be 0 or more, not -1"):
         second(-1)
-
-
-def test_the_arm_is_one_that_reaches_the_thing_and_where_it_has_to_go(robot, file, monkeypatch):
-    monkeypatch.setattr(mini, "THEN", "put")  # "place" is no word of these weights
-    policy = MiniPolicy(robot, weights=file, seed=0)
-    monkeypatch.setattr(policy.model, "speak", lambda *_, begun=(), **__: [
-        list(begun) or policy.words.encode("pick up the red block")])
-
-    def arm(thing, place, sure=0.9, kept=-1):
-        where = {tuple(policy.words.encode("pick up the red block")): thing, tuple(policy.words.encode("put")): place}
-        monkeypatch.setattr(policy.model, "where", lambda look, seen, words: (
-            torch.tensor([*where[tuple(words)], 0.72]), sure if tuple(words) == list(where)[0] else 0.9))
-        policy.reset()
-        policy._asked = replace(policy._asked, prompt="put the red block in the bin", subtask="pick up the red block",
-                                arm=kept)
-        policy.infer(observation(robot, prompt="put the red block in the bin"))
-        return policy._asked.arm
-
-    left, right = (0.45, 0.25), (0.45, -0.25)
-    assert (arm(left, (0.5, 0.1)), arm(right, (0.5, -0.1))) == (0, 1), "the nearer"
-    assert (arm((0.45, 0.05), (0.5, -0.35)), arm((0.45, -0.05), (0.5, 0.35))) == (1, 0), "the one that reaches both"
-    near_left = (0.45, 0.03), (0.45, 0.0)
-    assert (arm(*near_left), arm(*near_left, kept=1)) == (0, 1), "it keeps to the one that is at it"
-    assert arm((0.45, 0.05), (0.5, -0.35), kept=0) == 1, "unless that does not reach"
-    assert (arm(left, right, sure=0.5), arm(left, right, sure=0.5, kept=1)) == (-1, 1), "who does not see does not choose"
-
-
-def test_what_is_done_depends_on_the_arm_that_is_told(robot, file, monkeypatch):
-    policy = MiniPolicy(robot, weights=file, seed=0)
-    with torch.no_grad():
-        policy.model.hand.copy_(30 * torch.randn(2, policy.model.shape.vlm.width))
-
-    def rows(arm):
-        policy.reset()
-        monkeypatch.setattr(policy, "_say", lambda *_: [("pick up the red block", arm)])
-        return policy.infer(observation(robot)).actions
-
-    told = [rows(arm) for arm in (0, 1, -1)]
-    assert min(np.abs(a - b).max() for a, b in itertools.combinations(told, 2)) > 1e-4
-    assert np.array_equal(told[2], policy.infer(observation(robot, subtask="pick up the red block")).actions)
 
 
 def test_words_that_were_begun_are_gone_on_with(robot, file):

@@ -197,3 +197,17 @@ def test_a_hand_turns_for_what_is_round_only_where_something_is_in_its_way(sim, 
         assert np.isclose(chosen(now), now)
         finger = 0.05 * np.array([np.cos(now), np.sin(now), 0.0])
         assert abs(chosen(now, finger, -finger) - now) > 0.3
+
+
+def test_of_arms_that_reach_the_one_whose_hand_is_nearest_picks_up(sim, expert):
+    expert.reset(ROBOT.home)
+    free = bound = 0
+    for seed in range(40):
+        task = draw("put", seed)
+        sim.reset(0, task.scene)
+        view, goal = look(sim), task.goals[0]
+        thing, arms = view.things[goal.thing].position, ("left_arm", "right_arm")
+        chosen = [expert._choose(replace(view, tools={a: thing + [0, 0, 0.1 if a == near else 0.2] + (
+            [0.1, 0, 0] if a != near else [0, 0, 0]) for a in arms}), task, goal.thing) for near in arms]
+        free, bound = free + (chosen == list(arms)), bound + (chosen[0] == chosen[1])
+    assert free + bound == 40 and free > 3 and bound > 3, "where one alone reaches, it is that one"

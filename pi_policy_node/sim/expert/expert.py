@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -124,7 +123,7 @@ class Expert:
             self._subtask = task.next(view)
             self._skill = self._begin(view, task, self._subtask)
         elif self._subtask.kind == "pick" and not self._reaches(view, self._arm, self._subtask.thing):
-            if arm_for(self.arms, view, task, self._subtask.thing) != self._arm:  # it was pushed over to the other side
+            if self._choose(view, task, self._subtask.thing) != self._arm:  # it was pushed over to the other side
                 self._skill = self._begin(view, task, self._subtask)
         wish = self._wish(view)
         subtask, finished = self._subtask, wish.status == DONE
@@ -142,7 +141,7 @@ class Expert:
         if subtask.kind == "done":
             return "done"
         if subtask.kind == "pick":
-            self._arm = gripping(view, subtask.thing) or arm_for(self.arms, view, task, subtask.thing)
+            self._arm = gripping(view, subtask.thing) or self._choose(view, task, subtask.thing)
             return Pick(subtask.thing, self.arms[self._arm])
         if subtask.kind == "place":
             at = view.things[subtask.thing].position
@@ -152,6 +151,22 @@ class Expert:
         handle_side = max(self.arms, key=lambda arm: self.arms[arm].home[1])  # the drawer stands on the left
         self._arm = handle_side
         return Drawer(subtask.opening, self.arms[handle_side])
+
+    def _choose(self, view: View, task: Task, thing: str) -> str:
+        """Of the arms that reach both the thing and the spot where it has to go from here, the one whose hand is
+        nearest: who is at it goes on."""
+        def cost(name: str) -> float:
+            arm, lift = self.arms[name], float(self._height.position[0])
+            at = view.to_base(view.things[thing].position)
+            points = [at, at + [0, 0, 0.1]]
+            goal = next((g for g in task.goals if getattr(g, "thing", "") == thing), None)
+            if goal is not None and view.at(goal.station(view)):
+                to = view.to_base(spot(view, goal, arm, None)) + [0, 0, half_height(view.things[thing])]
+                points += [to, to + [0, 0, 0.1]]
+            missing = sum(not arm.reaches(point, lift) for point in points)
+            return missing + math.hypot(*(at - view.to_base(view.tools[name]))[:2])
+
+        return min(self.arms, key=cost)
 
     def _reaches(self, view: View, arm: str, thing: str) -> bool:
         return self.arms[arm].reaches(view.to_base(view.things[thing].position), float(self._height.position[0]))
@@ -222,20 +237,3 @@ class Expert:
         others = [h.tool.position for h in self._hands.values() if h is not hand]
         return any(math.hypot(*(point - o)[:2]) < APART - 0.02
                    and math.hypot(*(hand.tool.position - o)[:2]) > math.hypot(*(point - o)[:2]) for o in others)
-
-
-def arm_for(arms: Mapping[str, Arm], view: View, task: Task, thing: str) -> str:
-    """Which arm should pick up a thing: of those that reach both it and the spot where it has to go from here, the one
-    whose hand is nearest."""
-    def cost(name: str) -> float:
-        arm = arms[name]
-        lift, at, tool = float(view.state[arm.lift]), view.to_base(view.things[thing].position), view.tools[name]
-        points = [at, at + [0, 0, 0.1]]
-        goal = next((g for g in task.goals if getattr(g, "thing", "") == thing), None)
-        if goal is not None and view.at(goal.station(view)):
-            to = view.to_base(spot(view, goal, arm, None)) + [0, 0, half_height(view.things[thing])]
-            points += [to, to + [0, 0, 0.1]]
-        missing = sum(not arm.reaches(point, lift) for point in points)
-        return missing + math.hypot(*(at - view.to_base(tool))[:2])
-
-    return min(arms, key=cost)
