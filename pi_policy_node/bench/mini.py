@@ -51,10 +51,11 @@ def floor(policy: MiniPolicy, obs: Observation, threads: int) -> dict[str, float
     with torch.inference_mode():
         pictures, there = policy._pictures(obs)
         seen, shape = model.look(pictures), model.shape
-        look = policy._look([obs.prompt], [""], there, np.asarray(obs.state)[None])
+        state = np.asarray(obs.state)[None]
+        look = policy._look([obs.prompt], [""], [-1], there, state)
         scene = model.see(look, model.find(look, seen)[0], drop=True)
         said = model.speak(scene)
-        aimed = policy._look([obs.prompt], [policy.words.decode(said[0]) or WORDS], there, np.asarray(obs.state)[None])
+        aimed = policy._look([obs.prompt], [policy.words.decode(said[0]) or WORDS], [-1], there, state)
         noise = torch.zeros(1, shape.knots, shape.action_dim)
         flops = {
             "look": _flops(lambda: model.look(pictures)),
