@@ -50,27 +50,19 @@ def floor(policy: MiniPolicy, obs: Observation, threads: int) -> dict[str, float
     here, model = measure(torch.device("cpu"), torch.float32, threads), policy.model
     with torch.inference_mode():
         pictures, there = policy._pictures(obs)
-        seen, shape = model.look(pictures), model.shape
-        state = np.asarray(obs.state)[None]
-        look = policy._look([obs.prompt], [""], [-1], there, state)
-        scene = model.see(look, model.find(look, seen)[0], drop=True)
-        said = model.speak(scene)
-        aimed = policy._look([obs.prompt], [policy.words.decode(said[0]) or WORDS], [-1], there, state)
-        noise = torch.zeros(1, shape.knots, shape.action_dim)
+        seen, state = model.look(pictures), np.asarray(obs.state)[None]
+        [(words, arm, then)] = policy._say([obs.prompt], seen, there, state)
         flops = {
             "look": _flops(lambda: model.look(pictures)),
-            "see": _flops(lambda: model.see(look, model.find(look, seen)[0], drop=True)),
-            "speak": _flops(lambda: model.speak(scene)),
-            "aim": _flops(lambda: model.aim(aimed, model.find(aimed, seen, acting=True)[0], drop=True)),
-            "act": _flops(lambda: model.act(scene, noise, steps=policy._steps)),
+            "say": _flops(lambda: policy._say([obs.prompt], seen, there, state)),
+            "act": _flops(lambda: policy._act([obs.prompt], [words or WORDS], [arm], [None], seen, there, state, 0.0)),
         }
     count = {name: sum(p.numel() for p in part.parameters()) for name, part in model.named_children()}
     eyes = sum(count[name] for name in ("front", "wrist", "rear", "wide", "reader"))
-    weights = {"look": eyes, "see": count["vlm"], "speak": (len(said[0]) + 1) * count["vlm"], "aim": count["vlm"],
-               "act": policy._steps * count["expert"]}
+    spoken = len(policy.words.encode(words)) + len(policy.words.encode(then)) + 2  # with each one's end
+    weights = {"look": eyes, "say": (1 + spoken) * count["vlm"], "act": count["vlm"] + policy._steps * count["expert"]}
     passes = {name: 1e3 * max(4 * weights[name] / here.bytes, flops[name] / here.flops) for name in flops}
-    return {"look_ms": passes["look"], "say_ms": passes["see"] + passes["speak"],
-            "act_ms": passes["aim"] + passes["act"], "total_ms": sum(passes.values()),
+    return {**{f"{name}_ms": value for name, value in passes.items()}, "total_ms": sum(passes.values()),
             "gflops": here.flops / 1e9, "gbytes": here.bytes / 1e9}
 
 
@@ -87,7 +79,7 @@ def text(r: dict) -> str:
         f"{r['horizon']} rows; cpu, float32, {r['threads']} threads",
         f"  prepare  {ms['prepare']:10.2f} ms",
         f"  look     {ms['look']:10.2f} ms    floor {f['look_ms']:10.2f}",
-        f"  say      {ms['say']:10.2f} ms    floor {f['say_ms']:10.2f}    (choose the subtask's words)",
+        f"  say      {ms['say']:10.2f} ms    floor {f['say_ms']:10.2f}    (choose the subtask's words, and the arm)",
         f"  act      {ms['act']:10.2f} ms    floor {f['act_ms']:10.2f}    (find its thing, and denoise)",
         f"  total    {ms['total']:10.2f} ms    {r['ratio_to_floor']:.2f} x the floor of {f['total_ms']:.2f}",
         f"  peak memory {r['peak_memory_gb']:.2f} GB; this device: {f['gflops']:.0f} GFLOP/s, {f['gbytes']:.1f} GB/s "

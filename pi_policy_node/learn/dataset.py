@@ -70,6 +70,7 @@ class Batch:
     look: Look  # the B
     knots: Tensor  # float [B, knots, A] normalised
     learn: Tensor  # bool [B, knots]: demonstrated on purpose
+    levers: Tensor  # float [B, knots, tools, 3, A] m that a tool moves by, per unit of a normalised knot
     told: Tensor  # bool [A]: columns of committed knots that the network is told
     progress: Tensor  # float [B], NaN: unknown
     arm: Tensor  # int64 [B], -1: none
@@ -103,6 +104,7 @@ class Demonstrations:
         self.robot, self.shape = robot, shape
         self.every = round(shape.knot / robot.dt)
         labeller = Labeller(robot)
+        self.kinematics = labeller.kinematics
         parts: dict[str, list[np.ndarray]] = {}
         self.instructions: list[str] = []
         self.subtasks: list[str] = []
@@ -225,13 +227,18 @@ class Demonstrations:
         place = self.reach[frames] + look.tools.numpy()[np.arange(len(frames)), np.maximum(self.arm[frames], 0)]
         return Batch(
             ask, answer(said), look,
-            *(torch.from_numpy(part) for part in (scales.knots_in(knots, at), learn, ~self.robot.is_base)),
+            *(torch.from_numpy(part) for part in (
+                scales.knots_in(knots, at), learn, self._levers(knots, scales), ~self.robot.is_base)),
             torch.from_numpy(self.progress[frames]), torch.from_numpy(self.arm[frames].astype(np.int64)),
             torch.from_numpy(self.reach[frames] / REACH), torch.from_numpy(self.base[frames] / REACH),
             Glance(look, look.subtask[:, None],
                    {eye: torch.from_numpy(getattr(self, f"{eye}_cell")[frames])[:, None] for eye in POINTING},
                    torch.from_numpy(seen_from(self.cameras[frames], place[:, None])),
                    torch.zeros(0), torch.zeros(0), {}, torch.zeros(0), torch.zeros(0)))
+
+    def _levers(self, knots: np.ndarray, scales: Scales) -> np.ndarray:
+        moved = np.stack(list(self.kinematics.jacobians(knots).values()), 2)  # [N, knots, tools, 3, A]
+        return (moved * scales.action_scale[:, None, None]).astype(np.float32)
 
     def look(self, frames: np.ndarray, words: Words, scales: Scales, rng: np.random.Generator | None = None, *,
              acting: bool) -> Look:

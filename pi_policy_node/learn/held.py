@@ -20,7 +20,7 @@ from pi_policy_node.learn.dataset import Demonstrations
 from pi_policy_node.learn.episodes import put
 from pi_policy_node.learn.pool import spread
 from pi_policy_node.policy import mini_weights
-from pi_policy_node.policy.mini_eyes import AROUND, EYES, POINTING, eye_shape
+from pi_policy_node.policy.mini_eyes import EYES, POINTING, eye_shape
 from pi_policy_node.policy.mini_model import HELD, Found, Mini
 from pi_policy_node.policy.shapes import MiniShape
 from pi_policy_node.robot import load_robot
@@ -43,7 +43,7 @@ class Held:
 
 def sizes(shape: MiniShape, kind: str) -> tuple[tuple[int, int], ...]:
     """Of the fields of Found, in their order."""
-    eyes = EYES if kind == ASK else AROUND
+    eyes = EYES if kind == ASK else ()
     tokens, width, looks = sum(eye_shape(shape, e).tokens for e in eyes), shape.vlm.width, shape.channels + 1
     gaze, noticed = (len(POINTING), shape.front.things) if kind == ASK else (0, 0)
     found = ((tokens, width), (len(POINTING), looks), (len(POINTING), 3), (len(POINTING), 6), (shape.places, 4))
@@ -79,8 +79,8 @@ def hold(weights: Path, robot: str, files: Sequence[Path], glances: Sequence[Pat
 
 
 def digest(model: Mini) -> int:
-    """Of everything that is held."""
-    value = 0
+    """Of everything that is held, and of how what they see is laid out."""
+    value = zlib.crc32(repr([sizes(model.shape, kind) for kind in (ACT, ASK)]).encode())
     for name, tensor in model.state_dict().items():
         if name.split(".")[0] in HELD:
             value = zlib.crc32(tensor.contiguous().numpy().tobytes(), zlib.crc32(name.encode(), value))

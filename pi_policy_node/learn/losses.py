@@ -20,6 +20,8 @@ from pi_policy_node.robot import Kinematics
 
 FINE = 0.02  # m: the unit in which places of things are judged
 THING_CELLS = 100.0  # one cell in so many has a thing
+HAND = 0.05  # m: the unit in which tools are judged
+SURE = 0.05  # units from which on being farther off counts in proportion, not squared: one of two ways, not between
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,8 @@ class Weights:
     """How much each part of the loss counts."""
 
     actions: float = 1.0
+    middle: float = 1.0
+    tools: float = 1.0
     words: float = 0.3
     progress: float = 0.5
     arm: float = 0.1
@@ -48,20 +52,23 @@ class Weights:
 
 @dataclass
 class Noise:
-    """The chance of a step, R draws for each of N frames that act."""
+    """The chance of a step: for each of N frames that act R draws of noise, and behind them one from the middle."""
 
-    start: Tensor  # [N·R, knots, A]
-    times: Tensor  # [N·R]
-    given: Tensor  # bool [N·R, knots]: committed already
+    start: Tensor  # [N·(R + 1), knots, A]; 0 in the middle
+    times: Tensor  # [N·(R + 1)]; 1 there
+    given: Tensor  # bool [N·(R + 1), knots]: committed already
 
 
 def draw(batch: Batch, *, every: int, repeats: int, latest: int, generator: torch.Generator) -> Noise:
     """every: rows from knot to knot; repeats: R; latest: the most rows that may be committed already."""
-    count, knots, width = len(batch.knots) * repeats, *batch.knots.shape[1:]
-    rows = torch.randint(1, latest + 1, (count,), generator=generator)
-    rows = torch.where(torch.rand(count, generator=generator) < 0.3, 0, rows)  # often nothing is committed
-    given = torch.arange(knots)[None] * every < rows[:, None]
-    return Noise(torch.randn(count, knots, width, generator=generator), draw_times(count, generator), given)
+    (count, knots, width), draws = batch.knots.shape, repeats + 1
+    rows = torch.randint(1, latest + 1, (count, draws), generator=generator)
+    rows = torch.where(torch.rand(count, draws, generator=generator) < 0.3, 0, rows)  # often nothing is committed
+    given = torch.arange(knots) * every < rows[..., None]
+    start = torch.randn(count, draws, knots, width, generator=generator)
+    times = draw_times(count * draws, generator).unflatten(0, (count, draws))
+    start[:, -1], times[:, -1] = 0.0, 1.0
+    return Noise(*(part.flatten(0, 1) for part in (start, times, given)))
 
 
 def losses(model: Mini, batch: Batch, noise: Noise) -> dict[str, Tensor]:
@@ -74,7 +81,7 @@ def losses(model: Mini, batch: Batch, noise: Noise) -> dict[str, Tensor]:
     scene = model.aim(batch.look, found)
     told = model.tell(scene)
     result |= {
-        "actions": _actions(model, scene, batch, noise),
+        **_actions(model, scene, batch, noise),
         "progress": _mean((told["progress"] - batch.progress.nan_to_num()) ** 2, batch.progress.isfinite()),
         "arm": _mean(F.cross_entropy(told["arm"], batch.arm.clamp(min=0), reduction="none"), batch.arm >= 0),
         "reach": _mean(F.smooth_l1_loss(told["reach"], batch.reach.nan_to_num(), reduction="none", beta=0.1).mean(1),
@@ -163,14 +170,25 @@ def turns(pointing: dict[str, Pointing], batch: Glance) -> Tensor:
     return total
 
 
-def _actions(model: Mini, scene: Scene, batch: Batch, noise: Noise) -> Tensor:
-    repeats = len(noise.times) // len(batch.knots)
-    knots, learn = batch.knots.repeat_interleave(repeats, 0), batch.learn.repeat_interleave(repeats, 0)
+def _actions(model: Mini, scene: Scene, batch: Batch, noise: Noise) -> dict[str, Tensor]:
+    """Flow matching from noise; and from its middle, where chunks begin when it acts, straight to the actions: without
+    noise in what is to be learnt, and by how far the tools are off."""
+    count = len(batch.knots)
+    knots = batch.knots.repeat_interleave(len(noise.times) // count, 0)
     late = torch.where(noise.given, 0.0, noise.times[:, None])[..., None]
     x = late * noise.start + (1 - late) * knots
     x = x * (batch.told | ~noise.given[..., None])
-    velocity = model.velocity(scene, x, noise.times, noise.given)
-    return _mean(((noise.start - knots - velocity) ** 2).mean(-1), learn & ~noise.given)
+    wrong = noise.start - knots - model.velocity(scene, x, noise.times, noise.given)
+    wrong, free = wrong.unflatten(0, (count, -1)), ~noise.given.unflatten(0, (count, -1)) & batch.learn[:, None]
+    middle = wrong[:, -1]
+    tools = torch.einsum("nktia,nka->nkti", batch.levers, middle) / HAND
+    return {"actions": _mean(wrong[:, :-1].square().mean(-1), free[:, :-1]),
+            "middle": _mean(_beyond(middle).mean(-1), free[:, -1]),
+            "tools": _mean(_beyond(tools).mean((-2, -1)), free[:, -1])}
+
+
+def _beyond(off: Tensor) -> Tensor:
+    return F.smooth_l1_loss(off, torch.zeros_like(off), reduction="none", beta=SURE)
 
 
 def _mean(values: Tensor, which: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 The eyes (convolutional, told by words what to look for) see each set of pictures once. After everything that they see,
 the state and the instruction, the language model says the next subtask word by word. After the state, where that
-subtask's thing is, what is around and the subtask's words, the expert turns noise into actions, and the state's own
+subtask's thing is, where the room's places are and the subtask's words, the expert turns noise into actions, and the state's own
 token tells how far the subtask is. Time runs as in model.py: 1 is noise.
 """
 
@@ -33,7 +33,7 @@ _SUBTASK, _SAID, _ACTION = _TEXT + 32, _TEXT + 64, _TEXT + 96
 class Found:
     """What the eyes see in a batch of pictures, for the words in question."""
 
-    maps: Tensor  # [B, T, W] the eyes' tokens, one eye's behind the other's; to act, of what is around only
+    maps: Tensor  # [B, T, W] the eyes' tokens, one eye's behind the other's; none to act
     looks: Tensor  # [B, 3, C + 1] how the thing in question looks to each pointing eye, and how surely it is there
     spots: Tensor  # [B, 3, 3] m where it is in that eye's frame
     turns: Tensor  # [B, 3, 6] and how fingers would have to be turned, from that eye's right
@@ -152,12 +152,9 @@ class Mini(nn.Module):
         return self._prefix(look, [*tokens, self._stands(look, found)], look.instruction, _TEXT, 0, drop)
 
     def aim(self, look: Look, found: Found, *, drop: bool = False) -> Scene:
-        """Where the subtask's thing is, what is around, and the subtask's words: all that acting needs."""
+        """Where the subtask's thing is, where the room's places are, and the subtask's words: all that acting needs."""
         spots = self._spots(look, found)
         tokens = [self._there(look, spots[:, i, None], i) for i in range(len(POINTING))]
-        around = [eye_shape(self.shape, eye).tokens for eye in AROUND]
-        for i, part in enumerate(found.maps.split(around, 1), len(POINTING)):
-            tokens.append(self._there(look, part, i))
         hand = torch.where((look.arm < 0)[:, None], 0.0, self.hand[look.arm.clamp(min=0)])
         return self._prefix(look, [*tokens, self._stands(look, found)], look.subtask, _SUBTASK, 1, drop,
                             self._agreed(look, found) + hand)
@@ -230,7 +227,7 @@ class Mini(nn.Module):
         looks, spots, turns = (torch.cat([getattr(p, name) for p in pointing.values()], 1)
                                for name in ("looks", "spot", "turn"))
         if acting:
-            return Found(maps, looks, spots, turns, room, maps[:, :0], looks[:, :0], spots[:, :0]), pointing
+            return Found(maps[:, :0], looks, spots, turns, room, maps[:, :0], looks[:, :0], spots[:, :0]), pointing
         gaze = torch.cat([self.eye(eye).gaze(seen[eye], asked) for eye in POINTING], 1)
         noticed = self.front.notice(seen["front"], look.cameras[:, 0])
         return Found(maps, looks, spots, turns, room, gaze, *noticed), pointing

@@ -190,7 +190,7 @@ def test_held_eyes_see_the_same_and_stay_as_they_are(files, recipe, tmp_path):
         wanted.append(found)
         data.pictures.held, asked.pictures.held = held
     # a thing's picture is made brighter or darker in training, and is kept as it was: all but "said" must agree
-    for name in ("actions", "words", "progress", "reach", "base", "arm"):
+    for name in ("actions", "middle", "tools", "words", "progress", "reach", "base", "arm"):
         assert torch.allclose(wanted[0][name], wanted[1][name], rtol=2e-2, atol=1e-3), name
     assert "cells" not in wanted[1] and set(wanted[1]) & {"glances", "said"} == {"said"}
 
@@ -229,8 +229,30 @@ def test_a_step_learns(files, recipe, tmp_path):
     recipe = replace(recipe, steps=60, warmup=5, rate=3e-3, save_every=20, check_every=60)
     heard = []
     train(Run(recipe, files, tmp_path), heard.append)
-    for part in ("actions", "words", "progress", "reach"):
+    for part in ("actions", "middle", "tools", "words", "progress", "reach"):
         assert heard[-1].parts[part] < heard[0].parts[part], part
+
+
+def test_levers_say_how_far_tools_move(files):
+    """What is wrong with a knot counts by where it puts the tools."""
+    data = Demonstrations(ROBOT, SHAPE, files)
+    scales, frames = data.scales(), np.arange(3, 9)
+    batch = data.batch(frames, 0, Words(vocabulary()), scales)
+    knots, kinematics = data.chunk(frames)[0], Kinematics(ROBOT)
+    apart = np.random.default_rng(0).normal(0, 1e-3, knots.shape)  # of normalised knots
+    before, after = (np.stack(list(kinematics.tools(k).values()), 2) for k in (knots, knots + apart * scales.action_scale))
+    told = np.einsum("nktia,nka->nkti", batch.levers.numpy(), apart)
+    assert np.abs(after - before).max() > 1e-4 and np.allclose(told, after - before, atol=2e-6)
+
+
+def test_the_middle_is_learnt_without_noise(files):
+    """The last draw of each frame begins from nothing, where a chunk begins when it acts; the others from noise."""
+    data = Demonstrations(ROBOT, SHAPE, files)
+    batch = data.batch(np.arange(3, 9), 0, Words(vocabulary()), data.scales())
+    noise = draw(batch, every=5, repeats=2, latest=20, generator=torch.Generator().manual_seed(0))
+    start, times = noise.start.unflatten(0, (6, 3)), noise.times.unflatten(0, (6, 3))
+    assert not start[:, 2].any() and (times[:, 2] == 1).all()
+    assert start[:, :2].std() > 0.9 and (times[:, :2] < 1).all()
 
 
 def test_hindsight_says_where_the_hand_will_close(files):
