@@ -15,7 +15,7 @@ from torch import Tensor
 from pi_policy_node.policy import mini_weights
 from pi_policy_node.policy.base import InputError, Observation, PolicyError, Prefix, Result, check_alive
 from pi_policy_node.policy.mini_eyes import EYES, POINTING, eye_shape, fit
-from pi_policy_node.policy.mini_model import PAD, Look
+from pi_policy_node.policy.mini_model import PAD, Look, Scene
 from pi_policy_node.policy.mini_rows import given_knots, origin, perceived, splice, to_rows
 from pi_policy_node.policy.mini_words import split
 from pi_policy_node.policy.shapes import MiniShape
@@ -259,10 +259,7 @@ class MiniPolicy:
         alone."""
         look = self._look(prompts, [""] * len(prompts), [-1] * len(prompts), there, states)
         scene = self.model.see(look, self.model.find(look, seen)[0], drop=bool((look.instruction != PAD).all()))
-        said = [self.words.decode(tokens) for tokens in self.model.speak(scene, doubt=self._doubt)]
-        if doing.subtask and said[0] != doing.subtask and DONE not in (said[0], doing.subtask):
-            new, old = (self.model.likely(scene, self.words.encode(words)) for words in (said[0], doing.subtask))
-            said = said if new > old + self._stay else [doing.subtask]
+        said = self._words(scene, doing.subtask)
         if not any(words.startswith(PICK) for words in said):
             return [(words, -1, "") for words in said]
         going_on = said[0] == doing.subtask
@@ -275,6 +272,18 @@ class MiniPolicy:
                 for row in range(len(said))]
         return [(words, arm, after) if words.startswith(PICK) else (words, -1, "")
                 for words, arm, after in zip(said, arms, then)]
+
+    def _words(self, scene: Scene, before: str) -> list[str]:
+        """What is to be done next. before: what was until now, of one robot alone."""
+        if before:
+            same, old = self.model.weigh(scene, self.words.encode(before), doubt=self._doubt)
+            if same:
+                return [before]
+        said = [self.words.decode(tokens) for tokens in self.model.speak(scene, doubt=self._doubt)]
+        if before not in ("", DONE, said[0]) and said[0] != DONE:
+            _, new = self.model.weigh(scene, self.words.encode(said[0]))
+            said = said if new > old + self._stay else [before]
+        return said
 
     def _reaching(self, points: np.ndarray, tools: np.ndarray, kept: int) -> int:
         """The arm that reaches a thing and its place, points [2, 3]; of two the nearer, or the one that is kept to."""

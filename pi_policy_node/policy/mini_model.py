@@ -295,11 +295,15 @@ class Mini(nn.Module):
         return said
 
     @torch.no_grad()
-    def likely(self, scene: Scene, words: list[int]) -> float:
-        """How likely it is to say these words, and nothing after them; log. One row."""
-        said = torch.tensor([[*words, END]])
-        logits, _ = self.say(scene, F.pad(said[:, :-1], (1, 0), value=BEGIN))
-        return float(logits[0].float().log_softmax(-1).gather(1, said[0, :, None]).sum())
+    def weigh(self, scene: Scene, words: list[int], *, doubt: Tensor | None = None) -> tuple[bool, float]:
+        """Whether these words, and none after them, are what `speak` would say, found out in one go; and how likely they
+        are, log. One row."""
+        said = torch.tensor([*words, END])
+        logits = self.say(scene, F.pad(said[None, :-1], (1, 0), value=BEGIN))[0][0].float()
+        likely = float(logits.log_softmax(-1).gather(1, said[:, None]).sum())
+        if doubt is not None:
+            logits[0] -= doubt
+        return torch.equal(logits.argmax(-1), said), likely
 
     # ---- actions
 

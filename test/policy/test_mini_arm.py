@@ -74,6 +74,23 @@ def test_what_comes_then_is_said_once_for_a_subtask(policy, monkeypatch):
     assert answers.count("place it") == 2, "a new instruction begins anew"
 
 
+def test_what_it_would_say_is_known_in_one_go(policy):
+    """Asked every 0.3 s, it mostly says what it said before: to know that takes one pass, not one for each word."""
+    model, images = policy.model, {name: np.full((240, 320, 3), 90, np.uint8) for name in policy.cameras}
+    with torch.inference_mode():
+        pictures, there = policy._pictures(observation(images=images))
+        asked = policy._look([WORDS], [""], [-1], there, ROBOT.home[None])
+        scene = model.see(asked, model.find(asked, model.look(pictures))[0])
+        said, = model.speak(scene)
+        doubt = torch.zeros(len(policy.words))
+        doubt[said[0]] = 100.0
+        otherwise, = model.speak(scene, doubt=doubt)
+        words = said, said[:-1], otherwise
+        assert said[0] != otherwise[0] and [model.weigh(scene, w)[0] for w in words] == [True, False, False]
+        assert [model.weigh(scene, w, doubt=doubt)[0] for w in words] == [False, False, True]
+        assert model.weigh(scene, said)[1] == model.weigh(scene, said, doubt=doubt)[1] < 0, "doubt is no likelihood"
+
+
 def test_each_robot_of_several_has_its_arm(policy, monkeypatch):
     believing(policy, monkeypatch, (0.45, 0.25), (0.5, 0.1))
     sides = torch.tensor([1.0, -1.0])[:, None, None] * torch.tensor([0.0, 1.0, 0.0])
