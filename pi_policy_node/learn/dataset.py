@@ -17,7 +17,7 @@ from pi_policy_node.learn.labels import Labeller, segments
 from pi_policy_node.learn.pictures import Pictures, cells
 from pi_policy_node.policy.mini_eyes import EYES, POINTING, eye_shape
 from pi_policy_node.policy.mini_model import BEGIN, END, PAD, REACH, UNKNOWN, Look
-from pi_policy_node.policy.mini_rows import Scales, origin, perceived
+from pi_policy_node.policy.mini_rows import Scales, hands, origin, perceived
 from pi_policy_node.policy.mini_words import Words, split
 from pi_policy_node.policy.shapes import MiniShape
 from pi_policy_node.robot import Robot
@@ -252,10 +252,11 @@ class Demonstrations:
         arm = self._picking(frames) if acting else np.full(len(frames), -1)
         if rng is not None:
             arm = np.where(rng.random(len(frames)) < UNTOLD, -1, arm)
+        ways = hands(self.robot, self.kinematics, self.state[steps].astype(np.float64)) if acting else (None, None)
         return Look(pictures, torch.from_numpy(seen),
                     torch.from_numpy(scales.state_in(self.seen_state(steps))), torch.from_numpy(self.cameras[frames]),
                     torch.from_numpy(self.tools[steps].reshape(-1, 2, 3)), tasks, pad(orders, ORDER),
-                    torch.from_numpy(arm), found)
+                    torch.from_numpy(arm), found, *ways)
 
     def _picking(self, frames: np.ndarray) -> np.ndarray:
         """int64 [N] the arm that picks up; -1 where nothing is."""

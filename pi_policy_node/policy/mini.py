@@ -16,7 +16,7 @@ from pi_policy_node.policy import mini_weights
 from pi_policy_node.policy.base import InputError, Observation, PolicyError, Prefix, Result, check_alive
 from pi_policy_node.policy.mini_eyes import EYES, POINTING, eye_shape, fit
 from pi_policy_node.policy.mini_model import PAD, Look, Scene
-from pi_policy_node.policy.mini_rows import given_knots, origin, perceived, splice, to_rows
+from pi_policy_node.policy.mini_rows import given_knots, hands, origin, perceived, splice, to_rows
 from pi_policy_node.policy.mini_words import split
 from pi_policy_node.policy.shapes import MiniShape
 from pi_policy_node.robot import Kinematics, Robot
@@ -68,7 +68,7 @@ class MiniPolicy:
         subtask_every: float = 0.3,
         spread: float = 0.0,
         doubt: float = 1.5,
-        stay: float = 1.0,
+        stay: float = 3.0,
         patience: float = 6.0,
         threads: int = 1,
         seed: int | None = None,
@@ -313,6 +313,7 @@ class MiniPolicy:
                 fixed = given_knots(prefix.rows, self._every, shape.knots)
                 known[row, : len(fixed)], given[row, : len(fixed)] = fixed, True
         look = self._look(prompts, subtasks, arms, there, states)
+        look.ways, look.hands = hands(self.robot, self._kinematics, states)
         found, _ = self.model.find(look, seen, acting=True)
         scene = self.model.aim(look, found, drop=bool((look.subtask != PAD).all()))
         noise = spread * torch.randn(known.shape, generator=self._generator)

@@ -160,6 +160,20 @@ class Eye(nn.Module):
             return self.places(torch.cat((shares @ self.grid, sure), -1).flatten(1))[:, None]
 
 
+class Reader(nn.Module):
+    """Words [B, N, E] -> what they ask to look for [B, E]. Neighbours are read together: "red block", not a heap."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.first = nn.Conv1d(width, width, 3, padding=1)
+        self.second = nn.Conv1d(width, width, 3, padding=1)
+
+    def forward(self, words: Tensor, there: Tensor) -> Tensor:
+        x = (words * there[..., None]).transpose(1, 2)
+        y = F.relu(self.first(x)) * there[:, None]  # or the padding's length would be read
+        return even(((x + self.second(y)) * there[:, None]).sum(-1))
+
+
 class Room(nn.Module):
     """Where the places of a room are from here, by all that the eyes for what is around see together.
 

@@ -2,8 +2,8 @@
 
 The eyes (convolutional, told by words what to look for) see each set of pictures once. After everything that they see,
 the state and the instruction, the language model says the next subtask word by word. After the state, where that
-subtask's thing is, where the room's places are and the subtask's words, the expert turns noise into actions, and the state's own
-token tells how far the subtask is. Time runs as in model.py: 1 is noise.
+subtask's thing is, where the room's places are and the subtask's words, the expert turns noise into actions, and the
+state's own token tells how far the subtask is. Time runs as in model.py: 1 is noise.
 """
 
 from __future__ import annotations
@@ -17,12 +17,14 @@ from torch import Tensor, nn
 
 from pi_policy_node.policy.gemma import KV, Gemma
 from pi_policy_node.policy.mini_eyes import (
-    AROUND, EYES, POINTING, Eye, Pointing, Room, even, eye_shape, heading, turned)
+    AROUND, EYES, POINTING, Eye, Pointing, Reader, Room, eye_shape, heading, turned)
 from pi_policy_node.policy.model import embed_time, times
 from pi_policy_node.policy.shapes import GemmaShape, MiniShape
 
 REACH = 0.1  # m (and rad): the unit in which the network speaks of places
 CLOSE = 0.02  # m: the unit of what is near to a hand
+FAR = 0.15  # m: as far as arms are supposed to go in a straight line
+BENT, SLIGHTLY = 0.2, 0.04  # rad: units of how joints would have to move
 PAD, UNKNOWN, BEGIN, END = range(4)  # tokens that are no words
 HELD = ("front", "wrist", "rear", "wide", "room", "reader", "embed", "roles")  # all that what the eyes find depends on
 _TEXT = 512  # position of the first word of the instruction; the state's token and the eyes' come before
@@ -56,6 +58,8 @@ class Look:
     subtask: Tensor  # int64 [B, M], padded; empty where it is to be said
     arm: Tensor  # int64 [B] the one that is to pick up; -1: either
     found: Found | None = None  # by eyes that are held
+    ways: Tensor | None = None  # to act: float [B, 2, joints, 3] how arms move their tools along the base's axes, rad/m
+    hands: Tensor | None = None  # and [B, 2] rad: how hands are turned, seen from above
 
 
 @dataclass
@@ -84,20 +88,6 @@ class QuickGemma(Gemma):
             block.gate_up = SquaredRelu(shape.width, shape.mlp, bias=False)
 
 
-class Reader(nn.Module):
-    """Words [B, N, E] -> what they ask to look for [B, E]. Neighbours are read together: "red block", not a heap."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.first = nn.Conv1d(width, width, 3, padding=1)
-        self.second = nn.Conv1d(width, width, 3, padding=1)
-
-    def forward(self, words: Tensor, there: Tensor) -> Tensor:
-        x = (words * there[..., None]).transpose(1, 2)
-        y = F.relu(self.first(x)) * there[:, None]  # or the padding's length would be read
-        return even(((x + self.second(y)) * there[:, None]).sum(-1))
-
-
 class Mini(nn.Module):
     def __init__(self, shape: MiniShape, words: int) -> None:
         """words: size of the vocabulary, with the tokens that are no words."""
@@ -116,7 +106,8 @@ class Mini(nn.Module):
         self.lost = nn.Parameter(torch.zeros(width))  # where an eye for what is around has no picture
         self.spot = nn.Sequential(nn.Linear(shape.channels + 1 + 12 + 9, width), nn.ReLU(), nn.Linear(width, width))
         self.trust = nn.Parameter(torch.tensor([0.0, 1.0, 1.0]))  # in each pointing eye: wrists are nearer
-        self.agreed = nn.Sequential(nn.Linear(22, width), nn.ReLU(), nn.Linear(width, width))
+        told = 22 + 2 * (4 * shape.joints + 6)
+        self.agreed = nn.Sequential(nn.Linear(told, width), nn.ReLU(), nn.Linear(width, width))
         self.noticed = nn.Sequential(nn.Linear(shape.channels + 1 + 9, width), nn.ReLU(), nn.Linear(width, width))
         self.camera = nn.Parameter(0.02 * torch.randn(len(EYES), width))
         self.absent = nn.Parameter(torch.zeros(len(EYES), width))
@@ -184,13 +175,18 @@ class Mini(nn.Module):
         return torch.cat(parts, 1)
 
     def _agreed(self, look: Look, found: Found) -> Tensor:
-        """[B, W] where the thing in question is from both hands, by all eyes together: the surest count most."""
+        """[B, W] where the thing in question is from both hands, by all eyes together (the surest count most), and how
+        arms would have to move to be there: with that, what acting has to find is nearly what it is told."""
         with torch.autocast(found.spots.device.type, enabled=False):
             share, sure = self._shares(look.seen[:, : len(POINTING)], found.looks)
             places = placed(look.cameras, found.spots)
             place, turn = (share * places).sum(1), (share * turned(found.turns, heading(look.cameras))).sum(1)
-            apart = (place[:, None] - look.tools).flatten(1)
-            parts = (apart / REACH, (apart / CLOSE).tanh(), place / REACH, turn, sure.amax(1, keepdim=True))
+            apart = place[:, None] - look.tools
+            way = look.ways * (apart * (FAR / apart.norm(dim=-1, keepdim=True).clamp(min=FAR)))[:, :, None]
+            bent = torch.cat((way[..., :2].sum(-1), way[..., 2]), -1).flatten(1)  # to be above or below; up or down
+            apart, across = apart.flatten(1), turned(turn[:, None], -look.hands)
+            parts = (apart / REACH, (apart / CLOSE).tanh(), place / REACH, turn, sure.amax(1, keepdim=True),
+                     bent / BENT, (bent / SLIGHTLY).tanh(), across.flatten(1))
             return self.agreed(torch.cat(parts, 1))
 
     def _shares(self, there: Tensor, looks: Tensor) -> tuple[Tensor, Tensor]:
@@ -296,8 +292,8 @@ class Mini(nn.Module):
 
     @torch.no_grad()
     def weigh(self, scene: Scene, words: list[int], *, doubt: Tensor | None = None) -> tuple[bool, float]:
-        """Whether these words, and none after them, are what `speak` would say, found out in one go; and how likely they
-        are, log. One row."""
+        """Whether these words, and none after them, are what `speak` would say, found out in one go; and how likely
+        they are, log. One row."""
         said = torch.tensor([*words, END])
         logits = self.say(scene, F.pad(said[None, :-1], (1, 0), value=BEGIN))[0][0].float()
         likely = float(logits.log_softmax(-1).gather(1, said[:, None]).sum())

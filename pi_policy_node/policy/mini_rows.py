@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch
+from torch import Tensor
 
-from pi_policy_node.robot import Robot
+from pi_policy_node.robot import Kinematics, Robot
 
 BLEND = 0.3  # s in which a curve comes from where the committed rows lead it to where it wants to be
 
@@ -40,6 +42,15 @@ def perceived(robot: Robot, state: np.ndarray) -> np.ndarray:
     """[..., A] a state as the network is told it: without the base's speed. Told how fast it turns, and how fast it has
     just been sent, the network learns to go on like that, whatever it sees."""
     return np.where(robot.is_base, 0.0, state)
+
+
+def hands(robot: Robot, kinematics: Kinematics, states: np.ndarray) -> tuple[Tensor, Tensor]:
+    """Of states [B, A]: how each arm moves its tool [B, arms, joints, 3], and how its hand is turned [B, arms]."""
+    arms = [group for group in robot.groups if group.kind == "arm"]
+    ways = kinematics.ways(states)
+    frames = np.stack([kinematics.link_pose(states, arm.tool) for arm in arms], 1)
+    return (torch.from_numpy(np.stack([ways[arm.name] for arm in arms], 1)).float(),
+            torch.from_numpy(np.arctan2(frames[..., 1, 0], frames[..., 0, 0])).float())
 
 
 def given_knots(rows: np.ndarray, every: int, knots: int) -> np.ndarray:

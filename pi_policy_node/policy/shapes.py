@@ -94,6 +94,7 @@ class MiniShape:
     expert: GemmaShape = GemmaShape(width=128, depth=3, mlp=384, heads=4, head_dim=32)
     state_dim: int = 24  # the robot's 18 numbers and both tools' places
     action_dim: int = 18
+    joints: int = 6  # of each of two arms
     places: int = 3  # in the room, to which it may be told to drive
     knots: int = 11  # rows of the network's own chunk
     knot: float = 0.1  # s between them

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from pi_policy_node.robot.model import Robot
 
 
+DAMPED = 0.01  # m (and rad) per unit of the action: what moves a tool by less is not worth moving
+
+
 @dataclass(frozen=True, eq=False)
 class _Chain:
     """A chain of n moving joints, the fixed ones folded into them.
@@ -56,6 +59,7 @@ class Kinematics:
         self._urdf = urdf.parse(robot.urdf_file, robot.urdf())
         self._size = len(robot.action_names)
         self._driven = _driven(robot, self._urdf)
+        self._columns = {group.name: group.columns for group in robot.groups if group.tool}
         self._chains: dict[str, _Chain] = {}
         self._tools = {group.name: self._chain(group.tool) for group in robot.groups if group.tool}
 
@@ -67,19 +71,36 @@ class Kinematics:
     def jacobians(self, q: np.ndarray) -> dict[str, np.ndarray]:
         """[..., A] -> d(tool position)/d(action) [..., 3, A] (m per unit of the action), by the arm's group."""
         q = np.asarray(q, dtype=float)
+        return {name: self._twists(chain, q)[:, :3].reshape(*q.shape[:-1], 3, self._size)
+                for name, chain in self._tools.items()}
+
+    def ways(self, q: np.ndarray) -> dict[str, np.ndarray]:
+        """[..., A] -> [..., J, 3] how an arm's joints move for its tool to move along base_frame's axes without turning
+        (unit of the action per m), by the arm's group. Beside a singular pose, as far as they can at little speed."""
+        q = np.asarray(q, dtype=float)
         result = {}
         for name, chain in self._tools.items():
-            positions = chain.positions(q)
-            steps, slopes = chain.transforms(positions), chain.derivatives(positions)
-            after = [np.broadcast_to(chain.end[:, 3:], (positions.shape[1], 4, 1))]  # the tool, seen from each joint
-            for step in steps[:0:-1]:
-                after.append(step @ after[-1])
-            jacobian = np.zeros((positions.shape[1], 3, self._size))
-            before = np.broadcast_to(np.eye(4), (positions.shape[1], 4, 4))
-            for column, step, slope, point in zip(chain.columns, steps, slopes, after[::-1]):
-                jacobian[:, :, column] += (before @ (slope @ point))[:, :3, 0]
-                before = before @ step
-            result[name] = jacobian.reshape(*q.shape[:-1], 3, self._size)
+            twists = self._twists(chain, q)[:, :, self._columns[name]]
+            across = twists.swapaxes(1, 2)
+            solved = across @ np.linalg.inv(twists @ across + DAMPED**2 * np.eye(6))
+            result[name] = solved[:, :, :3].reshape(*q.shape[:-1], -1, 3)
+        return result
+
+    def _twists(self, chain: _Chain, q: np.ndarray) -> np.ndarray:
+        """[N, 6, A] how the end of a chain moves and turns in base_frame, per unit of the action."""
+        positions = chain.positions(q)
+        steps, slopes = chain.transforms(positions), chain.derivatives(positions)
+        after = [np.broadcast_to(chain.end, (positions.shape[1], 4, 4))]  # the end, seen from each joint
+        for step in steps[:0:-1]:
+            after.append(step @ after[-1])
+        result = np.zeros((positions.shape[1], 6, self._size))
+        before = np.broadcast_to(np.eye(4), (positions.shape[1], 4, 4))
+        for column, step, slope, rest in zip(chain.columns, steps, slopes, after[::-1]):
+            moved, stands = before @ (slope @ rest), before @ (step @ rest)
+            spun = moved[:, :3, :3] @ stands[:, :3, :3].swapaxes(1, 2)  # antisymmetric
+            result[:, :3, column] += moved[:, :3, 3]
+            result[:, 3:, column] += np.stack((spun[:, 2, 1], spun[:, 0, 2], spun[:, 1, 0]), 1)
+            before = before @ step
         return result
 
     def link_pose(self, q: np.ndarray, link: str) -> np.ndarray:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from pi_policy_node.robot import Kinematics, load_robot
+from pi_policy_node.robot.kinematics import DAMPED
 
 ROBOTS = ("pi_mobile", "single_arm")
 
@@ -76,6 +77,29 @@ def test_jacobians_are_the_slopes(robot):
             np.testing.assert_allclose(jacobian[..., column], slope, atol=1e-7)
         single = kinematics.jacobians(q[0])[name]
         np.testing.assert_allclose(single, jacobian[0])
+
+
+def test_ways_move_a_tool_along_one_axis_and_turn_nothing(robot):
+    """The joints of the arm alone; where they cannot do it, they stay slow."""
+    kinematics, step = Kinematics(robot), 1e-4
+    rng = np.random.default_rng(0)
+    arms = [group for group in robot.groups if group.kind == "arm"]
+    q = np.repeat(robot.home[None], 4, 0)
+    for arm in arms:
+        q[:, arm.columns] += rng.normal(0, 0.15, q[:, arm.columns].shape)
+    for arm in arms:
+        ways = kinematics.ways(q)[arm.name]
+        np.testing.assert_allclose(kinematics.ways(q[0])[arm.name], ways[0])
+        before = kinematics.link_pose(q, arm.tool)
+        for axis in range(3):
+            moved = q.copy()
+            moved[:, arm.columns] += step * ways[..., axis]
+            after = kinematics.link_pose(moved, arm.tool)
+            np.testing.assert_allclose((after - before)[:, :3, 3] / step, np.eye(3)[[axis] * 4], atol=0.03)
+            np.testing.assert_allclose(after[:, :3, :3], before[:, :3, :3], atol=0.05 * step)
+        stretched = robot.home.copy()
+        stretched[arm.columns] = 0.0
+        assert np.abs(kinematics.ways(stretched)[arm.name]).max() < 0.5 / DAMPED + 1
 
 
 def test_the_lift_carries_the_tools_and_the_base_does_not():
