@@ -83,7 +83,7 @@ class Kinematics:
             twists = self._twists(chain, q)[:, :, self._columns[name]]
             across = twists.swapaxes(1, 2)
             solved = across @ np.linalg.inv(twists @ across + DAMPED**2 * np.eye(6))
-            result[name] = solved[:, :, :3].reshape(*q.shape[:-1], -1, 3)
+            result[name] = solved[:, :, :3].reshape(*q.shape[:-1], solved.shape[1], 3)
         return result
 
     def _twists(self, chain: _Chain, q: np.ndarray) -> np.ndarray:

@@ -243,6 +243,7 @@ def test_levers_say_how_far_tools_move(files):
     before, after = (np.stack(list(kinematics.tools(k).values()), 2) for k in (knots, knots + apart * scales.action_scale))
     told = np.einsum("nktia,nka->nkti", batch.levers.numpy(), apart)
     assert np.abs(after - before).max() > 1e-4 and np.allclose(told, after - before, atol=2e-6)
+    assert len(data.batch(frames, len(frames), Words(vocabulary()), scales).levers) == 0, "all are asked, none acts"
 
 
 def test_the_middle_is_learnt_without_noise(files):
