@@ -149,7 +149,7 @@ def test_how_fast_the_base_goes_does_not_tell_where_it_should_go(robot, file):
 
 def test_that_all_is_done_is_only_said_beyond_doubt(robot, file):
     def first(*later, haste=0.0, **options):
-        policy = MiniPolicy(robot, weights=file, seed=0, haste=haste, **options)
+        policy = MiniPolicy(robot, weights=file, seed=0, haste=haste, stay=0.0, **options)
         done, other = policy.words.encode("done")[0], policy.words.encode("pick")[0]
         with torch.no_grad():
             policy.model.head.weight.zero_()
