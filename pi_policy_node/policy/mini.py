@@ -71,7 +71,7 @@ class MiniPolicy:
         spread: float = 0.0,
         doubt: float = 1.5,
         haste: float = 4.0,
-        stay: float = 3.0,
+        stay: float = 1.0,
         patience: float = 6.0,
         threads: int = 1,
         seed: int | None = None,
