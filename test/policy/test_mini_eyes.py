@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from pi_policy_node.policy.mini_eyes import harmonics, heading, turned
-from pi_policy_node.policy.mini_model import REACH, Mini
+from pi_policy_node.policy.mini_model import BENT, FAR, REACH, Mini
 from pi_policy_node.policy.shapes import MiniShape
 from pi_policy_node.robot import Kinematics, load_robot
 
@@ -87,10 +87,30 @@ def test_it_believes_the_eye_that_is_surest_and_nearest(sure, seen, believed):
     looks = torch.zeros(1, 3, 49)
     looks[0, :, -1] = torch.tensor(sure)
     look = SimpleNamespace(cameras=torch.eye(3, 4).expand(1, 3, 3, 4), tools=torch.zeros(1, 2, 3),
-                           seen=torch.tensor([[*seen, 1, 1]]) > 0)
+                           seen=torch.tensor([[*seen, 1, 1]]) > 0, ways=torch.zeros(1, 2, 6, 3), hands=torch.zeros(1, 2))
     with torch.no_grad():
         model._agreed(look, SimpleNamespace(spots=spots, looks=looks, turns=torch.zeros(1, 3, 6)))
     place = REACH * heard[0][0, :3]
     assert (spots[0] - place).norm(dim=1).argmin() == believed
     if believed != 2:
         assert torch.allclose(place, spots[0, believed], atol=0.01)
+
+
+def test_acting_is_told_how_joints_would_have_to_move():
+    """To be above or below the thing, and up or down; as far as arms go in a straight line."""
+    model, heard = Mini(MiniShape(), 10), []
+    model.agreed = torch.nn.Sequential(torch.nn.Identity())
+    model.agreed.register_forward_hook(lambda _, args, out: heard.append(args[0]))
+    looks, ways = torch.zeros(2, 3, 49), torch.randn(2, 2, 6, 3, generator=torch.Generator().manual_seed(0))
+    looks[..., -1] = 0.9
+    apart = torch.tensor([[0.03, -0.02, 0.04], [3.0, -2.0, 4.0]])  # of near and far things, from either hand
+    look = SimpleNamespace(cameras=torch.eye(3, 4).expand(2, 3, 3, 4), tools=torch.zeros(2, 2, 3),
+                           seen=torch.ones(2, 5) > 0, ways=ways, hands=torch.zeros(2, 2))
+    with torch.no_grad():
+        model._agreed(look, SimpleNamespace(spots=apart[:, None].repeat(1, 3, 1), looks=looks, turns=torch.zeros(2, 3, 6)))
+    told = BENT * heard[0][:, 22:46].unflatten(1, (2, 2, 6))  # hand; level, upright; joint
+    for row, way in enumerate((apart[0], apart[1] * FAR / apart[1].norm())):
+        level, upright = way * torch.tensor([1.0, 1.0, 0.0]), way * torch.tensor([0.0, 0.0, 1.0])
+        for hand in range(2):
+            for part, wanted in zip(told[row, hand], (level, upright)):
+                assert torch.allclose(part, ways[row, hand] @ wanted, atol=1e-5)
