@@ -210,14 +210,21 @@ def _record(args: argparse.Namespace) -> int:
     return 0
 
 
+def _families(text: str, seed: int, split: str) -> tuple[str, ...]:
+    from pi_policy_node.sim.tasks import FAMILIES, draw
+
+    names = tuple(FAMILIES) if text == "all" else tuple(text.split(","))
+    for name in names:
+        draw(name, seed, split)  # says what is wrong with the name or the split
+    return names
+
+
 def _recipe(args: argparse.Namespace):
     from pi_policy_node.learn.record import Recipe
     from pi_policy_node.robot import load_robot
-    from pi_policy_node.sim.tasks import FAMILIES, KEPT_SEEDS, draw
+    from pi_policy_node.sim.tasks import KEPT_SEEDS
 
-    names = tuple(FAMILIES) if args.tasks == "all" else tuple(args.tasks.split(","))
-    for name in names:
-        draw(name, args.seed, args.split)  # says what is wrong with the name or the split
+    names = _families(args.tasks, args.seed, args.split)
     known = [camera.name for camera in load_robot("pi_mobile").cameras]
     cameras = () if args.cameras == "none" else tuple(args.cameras.split(","))
     if not set(cameras) <= set(known):
@@ -241,6 +248,7 @@ def _recipe(args: argparse.Namespace):
 # ------------------------------------------------------------------------------------------------------------- look
 
 def _look_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--tasks", default="all", help="families, with commas between; a wrong one lists them")
     parser.add_argument("--scenes", type=int, default=10000, help="pictures of each camera (default 10000)")
     parser.add_argument("--seed", type=int, default=0, help="of the first scene; the others follow")
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="what is there already is kept")
@@ -251,7 +259,7 @@ def _look(args: argparse.Namespace) -> int:
     from pi_policy_node.learn.dataset import RECORDED
     from pi_policy_node.learn.episodes import EpisodesError
     from pi_policy_node.learn.glances import GlanceRecipe, record
-    from pi_policy_node.sim.tasks import KEPT_SEEDS
+    from pi_policy_node.sim.tasks import KEPT_SEEDS, TaskError
 
     for option, low, high in (("scenes", 1, 10**7), ("workers", 1, 512), ("seed", 0, KEPT_SEEDS - args.scenes)):
         if not low <= getattr(args, option) <= high:
@@ -265,9 +273,10 @@ def _look(args: argparse.Namespace) -> int:
         print(f"{made} scenes, {pace:.0f} per s, {left} left, {_minutes(left / pace)}", flush=True)
 
     try:
-        record(GlanceRecipe("pi_mobile", args.scenes, args.seed, tuple(RECORDED), tuple(RECORDED.values())), args.out,
-               workers=args.workers, report=report)
-    except EpisodesError as error:
+        tasks = _families(args.tasks, args.seed, "train")
+        record(GlanceRecipe("pi_mobile", args.scenes, args.seed, tuple(RECORDED), tuple(RECORDED.values()), tasks),
+               args.out, workers=args.workers, report=report)
+    except (EpisodesError, TaskError) as error:
         raise CommandError(str(error)) from None
     except OSError as error:
         raise CommandError(f"cannot write to {args.out}: {error.strerror}") from None

@@ -27,7 +27,7 @@ from pi_policy_node.sim.expert import Expert
 from pi_policy_node.sim.expert.arms import Arm, ReachError
 from pi_policy_node.sim.expert.skills import enough, fingers_room, grip_yaws
 from pi_policy_node.sim.expert.spots import BESIDE, DROP, SPREAD, TOUCH, spot
-from pi_policy_node.sim.expert.under_way import alone
+from pi_policy_node.sim.expert.under_way import alone, gripping
 from pi_policy_node.sim.sight import sees
 from pi_policy_node.sim.tasks import Task, View, draw, look
 from pi_policy_node.sim.tasks.families import UNDER
@@ -35,7 +35,7 @@ from pi_policy_node.sim.tasks.goals import IN, Bring, DrawerAt, Inside, OnSurfac
 from pi_policy_node.sim.tasks.view import HALF_WIDTH, STROKE, TOP, half_height, handle
 from pi_policy_node.sim.world import KINDS, PLACES
 
-VERSION = 8
+VERSION = 9
 SHARD = 100  # scenes in a file
 # in these parts
 FAMILIES = {"put": 5, "stack": 2, "move": 2, "drawer": 1, "bring": 1, "clear": 3, "gather": 2, "sort": 2, "drive": 10}
@@ -43,8 +43,11 @@ RESTS = 0.7  # part of the arms that are at home while the robot drives
 MET = 0.5  # part of the scenes in which some goals are met already
 CARRIED = 0.5  # part of the scenes for bringing in which the robot is where it has to bring things
 OWN = 0.5  # part of what is held that the task is about
+LETS_GO = 0.12  # part of the hands that are about to let go of something where it belongs
+GRASPS = 0.3  # part of the hands down over a thing that have closed on it
 FLOOR = 0.008  # m from a container's foot to what lies in it
 HELD = 0.02  # m from the underside of a thing to the fingers that hold it, about
+LOW = 0.04  # m: what is held so near to where it goes is being put down, however low it is
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,7 @@ class GlanceRecipe:
     seed: int
     cameras: tuple[str, ...]
     size: tuple[int, ...]  # pixels, width of each camera's images
+    tasks: tuple[str, ...] = tuple(FAMILIES)
     version: int = VERSION
 
 
@@ -96,7 +100,7 @@ class Gazer:
             states.append(view.state)
             bases.append(view.base)
             tasks.append(task.instruction)
-            steps.append(_next(task, view).words)
+            steps.append(next_step(task, view, self.arms).words)
             asked = list(answers(view))
             for camera, those in self._shown(asked).items():
                 shown[camera].append(those)
@@ -119,8 +123,9 @@ class Gazer:
 
     def _scene(self, rng: np.random.Generator, seed: int) -> tuple[Task, View]:
         """Sets one up, with the robot somewhere in it."""
-        parts = np.array(list(FAMILIES.values()), float)
-        task = draw(str(rng.choice(list(FAMILIES), p=parts / parts.sum())), seed)
+        tasks = [name for name in FAMILIES if name in self.recipe.tasks]
+        parts = np.array([FAMILIES[name] for name in tasks], float)
+        task = draw(str(rng.choice(tasks, p=parts / parts.sum())), seed)
         driving, first = task.family == "drive", task.goals[0]
         met = rng.random(len(task.goals)) < rng.random() * (rng.random() < MET)
         base, drawer = task.scene.base, task.scene.drawer
@@ -136,13 +141,17 @@ class Gazer:
         row = self.robot.home.copy()
         row[self.robot.group("lift").columns] += rng.uniform(-0.02, 0.03) * (not driving and rng.random() < 0.5)
         things = [name for name, thing in view.things.items() if thing.kind in HALF_WIDTH]
-        own = [goal.thing for goal in task.goals if isinstance(goal, Bring)]
+        goals = [goal for goal in task.goals if isinstance(goal, Bring)]
+        own = [goal.thing for goal in goals]
         held = {}
         for arm in self.arms.values():
             if driving and rng.random() < RESTS:
                 continue
-            choice = own if own and rng.random() < OWN else things
-            point, yaw, opening, thing = self._hand(rng, arm, view, row[arm.lift], choice)
+            if goals and rng.random() < LETS_GO:
+                point, yaw, opening, thing = self._over(rng, arm, view, row[arm.lift], goals[rng.integers(len(goals))])
+            else:
+                choice = own if own and rng.random() < OWN else things
+                point, yaw, opening, thing = self._hand(rng, arm, view, row[arm.lift], choice)
             try:
                 row[arm.columns] = arm.joints(point, yaw, row[arm.lift])
             except ReachError:
@@ -173,12 +182,15 @@ class Gazer:
             point = arm.home + rng.normal(0, 0.015, 3) * (rng.random() < 0.7)
             return point, arm.natural_yaw(point) + rng.normal(0, 0.1), 1.0, ""
         if how < 0.65 and things:  # coming down over a thing
-            thing = view.things[str(rng.choice(things))]
-            high = rng.uniform(0.0, 0.14)
+            name = str(rng.choice(things))
+            thing, grasps = view.things[name], rng.random() < GRASPS
+            high = rng.uniform(0.0, 0.02 if grasps else 0.14)
             point = view.to_base(thing.position) + np.r_[rng.normal(0, 0.006 + 0.25 * high, 2), high]
             yaw = float(rng.choice(grip_yaws(thing))) - view.base[2]
             natural = arm.natural_yaw(point)
             yaw = natural + ((yaw - natural + math.pi / 2) % math.pi - math.pi / 2)
+            if grasps:
+                return arm.nearest(point, lift), yaw, HALF_WIDTH[thing.kind] / STROKE, name
             return arm.nearest(point, lift), yaw, rng.uniform(0.8, 1.0), ""
         side = math.copysign(1, arm.home[1])
         point = np.array([rng.uniform(0.34, 0.66), side * rng.uniform(-0.15, 0.42), TOP + rng.uniform(0.06, 0.24)])
@@ -187,6 +199,14 @@ class Gazer:
             thing = str(rng.choice(things))
             return arm.nearest(point, lift), yaw, HALF_WIDTH[view.things[thing].kind] / STROKE, thing
         return arm.nearest(point, lift), yaw, rng.uniform(0.0, 1.0), ""
+
+    def _over(self, rng, arm: Arm, view: View, lift: float, goal: Bring) -> tuple[np.ndarray, float, float, str]:
+        """The same, where it is about to let go."""
+        thing, high = view.things[goal.thing], max(0.0, rng.uniform(-0.04, 0.10))
+        at = view.to_base(spot(view, goal, arm, None) + [0, 0, half_height(thing)])
+        point = at + np.r_[rng.normal(0, 0.006 + 0.2 * high, 2), high]
+        yaw = arm.natural_yaw(point) + rng.normal(0, 0.1)
+        return arm.nearest(point, lift), yaw, HALF_WIDTH[thing.kind] / STROKE, goal.thing
 
     def _stand(self, row: np.ndarray, held: dict[str, str]) -> None:
         """Puts the robot and what it holds there, without physics."""
@@ -198,13 +218,22 @@ class Gazer:
                 self.sim.physics.pose(held[arm], tool, (math.cos(pose / 2), 0.0, 0.0, math.sin(pose / 2)))
 
 
-def _next(task: Task, view: View) -> Subtask:
-    """What is next for it. A hand that has just let go is still putting down."""
+def next_step(task: Task, view: View, arms: dict[str, Arm]) -> Subtask:
+    """What is next for it. A hand that has just let go is still putting down, and so is one that stands low where the
+    thing goes."""
     step = task.next(view)
     goal = next((goal for goal in task.goals if isinstance(goal, Bring) and goal.thing == step.thing), None)
-    if step.kind == "pick" and goal is not None and goal.met(alone(view)):
+    if step.kind != "pick" or goal is None:
+        return step
+    arm = gripping(view, step.thing)
+    if goal.met(alone(view)) or arm and _is_over(view, goal, arms[arm]):
         return Subtask(f"place it {goal.words(view)}", "place", goal.thing, goal)
     return step
+
+
+def _is_over(view: View, goal: Bring, arm: Arm) -> bool:
+    off = view.things[goal.thing].position - spot(view, goal, arm, None)
+    return view.at(goal.station(view)) and math.hypot(off[0], off[1]) < LOW
 
 
 def _about(rng: np.random.Generator, pose: Sequence[float]) -> tuple[float, float, float]:
