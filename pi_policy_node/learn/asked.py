@@ -9,7 +9,8 @@ import numpy as np
 import torch
 
 from pi_policy_node.learn import glances
-from pi_policy_node.learn.dataset import CAMERAS, MAPS, ORDER, Glance, answer, pad, seen_from, sentences
+from pi_policy_node.learn.dataset import (
+    CAMERAS, MAPS, ORDER, VALIDATION, Glance, answer, pad, seen_from, sentences)
 from pi_policy_node.learn.labels import project, stands
 from pi_policy_node.learn.pictures import Pictures, cells, to_float
 from pi_policy_node.policy.mini_eyes import AROUND, POINTING, eye_shape
@@ -40,7 +41,8 @@ class Asked:
         bases = np.concatenate([one.base for one in made])
         self._room = stands(bases, list(PLACES.values()))
         away = np.abs(bases - PLACES["table"]).max(1) > 0.01
-        self._away, often = np.flatnonzero(away), np.where(away, AWAY, 1.0).cumsum()
+        self._away = np.flatnonzero(away & ~self.validation())
+        often = (np.where(away, AWAY, 1.0) * ~self.validation()).cumsum()
         self._chances = often / often[-1]
         self.place, self.turn = (np.concatenate([getattr(one, name) for one in made]) for name in ("place", "turn"))
         tools = kinematics.tools(self.state)
@@ -69,6 +71,10 @@ class Asked:
     def __len__(self) -> int:
         """Pictures."""
         return len(self.state)
+
+    def validation(self) -> np.ndarray:
+        """[N] bool: pictures that are never trained on."""
+        return np.arange(len(self)) % VALIDATION == VALIDATION - 1
 
     def draw(self, count: int, rng: np.random.Generator) -> np.ndarray:
         """Pictures to look at."""

@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pi_policy_node.learn.dataset import Batch, Demonstrations, Glance
+from pi_policy_node.learn.asked import Asked
+from pi_policy_node.learn.dataset import Batch, Demonstrations, Glance, moved
 from pi_policy_node.policy.mini_eyes import AROUND, heading, turned
 from pi_policy_node.policy.mini_model import PAD, REACH, Found, Look, Mini, Pointing, Scene
 from pi_policy_node.policy.mini_rows import Scales, origin
@@ -230,6 +231,17 @@ def evaluate(model: Mini, data: Demonstrations, frames: np.ndarray, words: Words
         }.items():
             told_of.setdefault(name, []).append(values)
     return {name: _known(np.concatenate(values)) for name, values in told_of.items()}
+
+
+@torch.no_grad()
+def right_words(model: Mini, asked: Asked, frames: np.ndarray, words: Words, scales: Scales) -> float:
+    """The part of some pictures in which it says word for word what is next. By the model's own device."""
+    device, right = str(next(model.parameters()).device), []
+    for part in np.array_split(frames, max(1, len(frames) // 64)):
+        look = moved(asked.look(part, words, scales), device)
+        said = model.speak(model.see(look, _find(model, look)[0]))
+        right += [words.decode(tokens) == asked.step[k] for tokens, k in zip(said, part)]
+    return float(np.mean(right))
 
 
 def _known(values: np.ndarray) -> float:

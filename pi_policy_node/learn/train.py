@@ -26,7 +26,7 @@ from pi_policy_node.learn import curves
 from pi_policy_node.learn.asked import Asked
 from pi_policy_node.learn.dataset import CAMERAS, Demonstrations, moved, vocabulary
 from pi_policy_node.learn.held import hold
-from pi_policy_node.learn.losses import draw, evaluate, glances, losses
+from pi_policy_node.learn.losses import draw, evaluate, glances, losses, right_words
 from pi_policy_node.learn.recipe import TrainingRecipe
 from pi_policy_node.policy import mini_weights
 from pi_policy_node.policy.mini_model import HELD, Mini
@@ -177,6 +177,7 @@ class Worker:
         unseen = np.flatnonzero(data.validation())
         rng = np.random.default_rng(self.recipe.seed)
         self._unseen = np.sort(rng.permutation(unseen)[: self.recipe.check_frames])
+        self._pictures = () if asked is None else np.flatnonzero(asked.validation())[: self.recipe.check_frames]
         self._stop = False
         self._losses, self._glances = losses, glances
         if run.compile:
@@ -280,7 +281,10 @@ class Worker:
         return model.eval()
 
     def _check(self) -> dict[str, float]:
-        found = evaluate(self.averaged(), self.data, self._unseen, self.words, self.scales) if len(self._unseen) else {}
+        model, means = self.averaged(), (self.words, self.scales)
+        found = evaluate(model, self.data, self._unseen, *means) if len(self._unseen) else {}
+        if len(self._pictures):
+            found["words in pictures"] = right_words(model, self.asked, self._pictures, *means)
         self.checks.append((self.step, found))
         return found
 

@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from pi_policy_node.learn import glances, losses
+from pi_policy_node.learn.answers import answers, next_step
 from pi_policy_node.learn.asked import Asked
 from pi_policy_node.learn.dataset import CAMERAS, MAPS, RECORDED, vocabulary
 from pi_policy_node.learn.episodes import EpisodesError, decode
-from pi_policy_node.learn.glances import Gazer, GlanceRecipe, anywhere, next_step
+from pi_policy_node.learn.glances import Gazer, GlanceRecipe, anywhere
 from pi_policy_node.learn.labels import stands
 from pi_policy_node.learn.pictures import cells
 from pi_policy_node.policy.mini_eyes import fit
@@ -21,9 +22,11 @@ from pi_policy_node.policy.mini_rows import Scales
 from pi_policy_node.policy.mini_words import Words
 from pi_policy_node.policy.shapes import MiniShape
 from pi_policy_node.robot import load_robot
+from pi_policy_node.sim.expert.spots import spot
 from pi_policy_node.sim.sight import sees
 from pi_policy_node.sim.tasks import draw, look
-from pi_policy_node.sim.tasks.view import HALF_WIDTH
+from pi_policy_node.sim.tasks.goals import name_words
+from pi_policy_node.sim.tasks.view import HALF_WIDTH, STROKE, half_height
 from pi_policy_node.sim.world import COLOURS, PLACES
 
 RECIPE = GlanceRecipe("pi_mobile", 6, 0, tuple(RECORDED), tuple(RECORDED.values()))
@@ -94,7 +97,7 @@ def test_each_eye_is_told_what_its_own_camera_sees(folder):
     gazer, made = Gazer(RECIPE), glances.read(glances.shards(folder)[0])
     asked = Asked(gazer.robot, MiniShape(), glances.shards(folder))
     gazer._scene(np.random.default_rng([0, 31]), 0)
-    told = list(glances.answers(look(gazer.sim)))
+    told = list(answers(look(gazer.sim)))
     points, reach = np.array([a.thing for a in told]), np.array([a.reach for a in told])
     bodies = np.array([gazer.sim.physics.body(a.body) for a in told])
     for eye, camera in CAMERAS.items():
@@ -156,6 +159,27 @@ def test_a_hand_that_has_just_let_go_is_still_putting_down():
     view = look(gazer.sim)
     thing = view.things[task.goals[0].thing].position
     assert next_step(task, replace(view, tools={"left_arm": thing + [0, 0, 0.03]}), gazer.arms).kind == "pick"
+
+
+def test_what_is_held_low_is_being_put_down_only_where_it_goes():
+    gazer, task = Gazer(RECIPE), draw("move", 3)
+    gazer.sim.reset(0, task.scene)
+    view, goal = look(gazer.sim), task.goals[0]
+    thing, arm = view.things[goal.thing], gazer.arms["left_arm"]
+    low = spot(view, goal, arm, None) + [0.01, 0.02, half_height(thing)]
+    for at, words in ((thing.position, f"pick up the {name_words(goal.thing)}"), (low, f"place it {goal.words(view)}")):
+        there = replace(view, things=view.things | {goal.thing: thing._replace(position=at)},
+                        tools={"left_arm": at}, openings={"left_arm": HALF_WIDTH[thing.kind] / STROKE})
+        assert next_step(task, there, gazer.arms).words == words
+
+
+def test_some_pictures_are_never_trained_on(folder):
+    asked = Asked(load_robot("pi_mobile"), MiniShape(), glances.shards(folder) * 10)
+    kept = set(np.flatnonzero(asked.validation()))
+    assert len(kept) == len(asked) // 20 > 0
+    drawn = set(asked.draw(3000, np.random.default_rng(0)))
+    assert drawn == set(range(len(asked))) - kept
+    assert not kept & set(asked._away)
 
 
 def test_an_eye_has_cells_for_its_rows_of_the_picture_only():
