@@ -10,12 +10,12 @@ import torch
 
 from pi_policy_node.learn import glances
 from pi_policy_node.learn.dataset import (
-    CAMERAS, MAPS, ORDER, VALIDATION, Glance, answer, pad, seen_from, sentences)
+    CAMERAS, MAPS, ORDER, VALIDATION, Glance, answer, names, pad, seen_from, sentences)
 from pi_policy_node.learn.labels import project, stands
 from pi_policy_node.learn.pictures import Pictures, cells, to_float
 from pi_policy_node.policy.mini_eyes import AROUND, POINTING, eye_shape
-from pi_policy_node.policy.mini_model import Look
 from pi_policy_node.policy.mini_rows import Scales, perceived
+from pi_policy_node.policy.mini_scene import Look
 from pi_policy_node.policy.mini_words import Words
 from pi_policy_node.policy.shapes import MiniShape
 from pi_policy_node.robot import Kinematics, Robot
@@ -48,13 +48,13 @@ class Asked:
         tools = kinematics.tools(self.state)
         self.tools = np.stack([tools[g.name] for g in robot.groups if g.kind == "arm"], 1).astype(np.float32)
         self._seen = np.concatenate((perceived(robot, self.state), self.tools.reshape(len(self.state), -1)), 1)
-        names = {camera.name: camera for camera in robot.cameras}
-        poses = {eye: kinematics.link_pose(self.state, names[CAMERAS[eye]].frame) for eye in POINTING}
+        by_name = {camera.name: camera for camera in robot.cameras}
+        poses = {eye: kinematics.link_pose(self.state, by_name[CAMERAS[eye]].frame) for eye in POINTING}
         self.cameras = np.stack([poses[eye][:, :3] for eye in POINTING], 1).astype(np.float32)
         thing = np.concatenate([one.thing for one in made])
         self.cell = {}
         for eye in POINTING:
-            at = project(names[CAMERAS[eye]], poses[eye][self.frame], thing)
+            at = project(by_name[CAMERAS[eye]], poses[eye][self.frame], thing)
             hidden = ~np.concatenate([one.shown[CAMERAS[eye]] for one in made])
             self.cell[eye] = cells(eye_shape(shape, eye), np.where(hidden[:, None], np.nan, at))
         for one in made:
@@ -63,6 +63,8 @@ class Asked:
         kinds = [_kind(text) for text in self.words]
         count = {kind: kinds.count(kind) for kind in KINDS_ASKED}
         self._weight = np.array([KINDS_ASKED[kind] / count[kind] for kind in kinds])  # how often each is worth asking
+        known = {text: k for k, text in enumerate(names())}
+        self._named = np.array([known.get(text, -1) for text in self.words])
         self._first = np.searchsorted(self.frame, np.arange(len(self.state) + 1))
         count, things = MAPS["front"], np.array([kind in ("pick", "into") for kind in kinds])
         self._things = np.zeros((len(self.state), count + 1), bool)
@@ -89,7 +91,8 @@ class Asked:
         away = rng.choice(self._away, rooms if len(self._away) else 0)
         around = {eye: to_float(images, rng) for eye, images in self.pictures.decode(away, AROUND)[0].items()}
         return Glance(look, asked, {eye: torch.from_numpy(self.cell[eye][which]) for eye in POINTING},
-                      torch.from_numpy(seen_from(poses, self.place[which])), torch.from_numpy(self.turn[which]),
+                      torch.from_numpy(seen_from(poses, self.place[which])), torch.from_numpy(self._named[which]),
+                      torch.from_numpy(self.turn[which]),
                       torch.from_numpy(self._things[frames, :-1]), around, torch.from_numpy(self._room[away]),
                       answer([words.encode(self.step[k]) for k in frames]))
 

@@ -16,12 +16,15 @@ from pi_policy_node.learn.episodes import Episode, EpisodesError
 from pi_policy_node.learn.labels import Labeller, segments
 from pi_policy_node.learn.pictures import Pictures, cells
 from pi_policy_node.policy.mini_eyes import EYES, POINTING, eye_shape
-from pi_policy_node.policy.mini_model import BEGIN, END, PAD, REACH, UNKNOWN, Look
+from pi_policy_node.policy.mini_model import REACH
 from pi_policy_node.policy.mini_rows import Scales, hands, origin, perceived
+from pi_policy_node.policy.mini_scene import BEGIN, END, PAD, UNKNOWN, Look
 from pi_policy_node.policy.mini_words import Words, split
 from pi_policy_node.policy.shapes import MiniShape
 from pi_policy_node.robot import Robot
 from pi_policy_node.sim.tasks import language
+from pi_policy_node.sim.tasks.goals import IN
+from pi_policy_node.sim.tasks.view import HALF_WIDTH
 from pi_policy_node.sim.world import COLOURS, PLACES
 from pi_policy_node.sim.world import KINDS as THINGS
 
@@ -47,11 +50,12 @@ class Glance:
     questions: Tensor  # int64 [B, K, N] words, as a subtask has them
     cells: dict[str, Tensor]  # eye -> int64 [B, K] of its map, one behind the last: not in the picture; -1: unknown
     spots: Tensor  # float [B, K, 3, 3] m: the places in the pointing eyes' frames, NaN: unknown
+    named: Tensor  # int64 [B, K] which of the names it is asked for by; -1: by none
     turns: Tensor  # float [B, K, 6] directions in which fingers would close, in the base's frame; NaN: any will do
     things: Tensor  # bool [B, the front eye's cells]: there is a thing
     around: dict[str, Tensor]  # pictures from all over the room, by eye
     room: Tensor  # float [R, places, 4] where the room's places are in these
-    said: Tensor  # int64 [B, S] BEGIN, the subtask's words, END, PAD; these five are empty in a demonstration's
+    said: Tensor  # int64 [B, S] BEGIN, the subtask's words, END, PAD; these six are empty in a demonstration's
 
     def to(self, device: str) -> Glance:
         return self if device == "cpu" else moved(self, device)
@@ -234,7 +238,7 @@ class Demonstrations:
             Glance(look, look.subtask[:, None],
                    {eye: torch.from_numpy(getattr(self, f"{eye}_cell")[frames])[:, None] for eye in POINTING},
                    torch.from_numpy(seen_from(self.cameras[frames], place[:, None])),
-                   torch.zeros(0), torch.zeros(0), {}, torch.zeros(0), torch.zeros(0)))
+                   torch.zeros(0), torch.zeros(0), torch.zeros(0), {}, torch.zeros(0), torch.zeros(0)))
 
     def _levers(self, knots: np.ndarray, scales: Scales) -> np.ndarray:
         moved = np.stack(list(self.kinematics.jacobians(knots).values()), 2)  # [N, knots, tools, 3, A]
@@ -277,6 +281,12 @@ def vocabulary() -> list[str]:
     known = {w for key in language.WORDS for t in language.templates(key, "train") for w in t.split() if "{" not in w}
     subtasks = "pick up the place it in on to left right of next drive open close drawer done"
     return sorted({*known, *COLOURS, *THINGS, *PLACES, *split(subtasks)})
+
+
+def names() -> list[str]:
+    """A subtask for everything with a name, which asks for it: that is how eyes are asked what a thing is."""
+    takes = [f"pick up the {colour} {kind}" for kind in HALF_WIDTH for colour in COLOURS]
+    return takes + [f"place it {IN[kind]} the {colour} {kind}" for kind in IN for colour in COLOURS]
 
 
 def sentences(texts: list[str], words: Words, rng: np.random.Generator | None) -> Tensor:

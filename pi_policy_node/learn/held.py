@@ -21,7 +21,8 @@ from pi_policy_node.learn.episodes import put
 from pi_policy_node.learn.pool import spread
 from pi_policy_node.policy import mini_weights
 from pi_policy_node.policy.mini_eyes import EYES, POINTING, eye_shape
-from pi_policy_node.policy.mini_model import HELD, Found, Mini
+from pi_policy_node.policy.mini_model import HELD, Mini
+from pi_policy_node.policy.mini_scene import Found
 from pi_policy_node.policy.shapes import MiniShape
 from pi_policy_node.robot import load_robot
 

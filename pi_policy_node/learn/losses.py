@@ -12,8 +12,9 @@ from torch import Tensor
 from pi_policy_node.learn.asked import Asked
 from pi_policy_node.learn.dataset import Batch, Demonstrations, Glance, moved
 from pi_policy_node.policy.mini_eyes import AROUND, heading, turned
-from pi_policy_node.policy.mini_model import PAD, REACH, Found, Look, Mini, Pointing, Scene
+from pi_policy_node.policy.mini_model import REACH, Mini, Pointing
 from pi_policy_node.policy.mini_rows import Scales, origin
+from pi_policy_node.policy.mini_scene import PAD, Found, Look, Scene
 from pi_policy_node.policy.mini_words import Words
 from pi_policy_node.policy.model import draw_times
 from pi_policy_node.robot import Kinematics
@@ -42,6 +43,7 @@ class Weights:
     glances: float = 0.5
     turns: float = 1.0
     things: float = 0.3
+    names: float = 0.3
     room: float = 1.0
     said: float = 0.5
 
@@ -107,6 +109,7 @@ def glances(model: Mini, batch: Glance) -> dict[str, Tensor]:
         "turns": turns(pointing, batch),
         "things": THING_CELLS * F.binary_cross_entropy_with_logits(model.front.things(seen["front"]),
                                                                    batch.things.float()),
+        "names": names(model, seen["front"], batch),
         "said": _words(model, batch.look, batch.said, seen),
     }
     return result | {"room": room(model, batch)} if len(batch.room) else result
@@ -157,6 +160,17 @@ def spots(pointing: dict[str, Pointing], batch: Glance, which: Tensor) -> Tensor
         apart = F.smooth_l1_loss(apart, torch.zeros_like(apart), reduction="none", beta=0.1).mean(-1)
         total = total + _mean((apart * shares).sum(-1), there)
     return total
+
+
+def names(model: Mini, seen: Tensor, batch: Glance) -> Tensor:
+    """How far what the front eye sees of a thing is from what it is called."""
+    cell = batch.cells["front"]
+    there = (batch.named >= 0) & batch.there("front")
+    looks = seen.float().flatten(2).transpose(1, 2)
+    looks = looks.gather(1, cell.clamp(0, looks.shape[1] - 1)[..., None].expand(-1, -1, looks.shape[-1]))
+    with torch.autocast(seen.device.type, enabled=False):
+        called = model.front.fits(looks, model.asked_names())
+    return _mean(F.cross_entropy(called.transpose(1, 2), batch.named.clamp(min=0), reduction="none"), there)
 
 
 def turns(pointing: dict[str, Pointing], batch: Glance) -> Tensor:

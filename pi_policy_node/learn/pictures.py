@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pi_policy_node.policy.mini_eyes import EYES, eye_shape, fit
-from pi_policy_node.policy.mini_model import Found
+from pi_policy_node.policy.mini_scene import Found
 from pi_policy_node.policy.shapes import EyeShape, MiniShape
 
 

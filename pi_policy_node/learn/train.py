@@ -24,7 +24,7 @@ import torch.distributed as dist
 
 from pi_policy_node.learn import curves
 from pi_policy_node.learn.asked import Asked
-from pi_policy_node.learn.dataset import CAMERAS, Demonstrations, moved, vocabulary
+from pi_policy_node.learn.dataset import CAMERAS, Demonstrations, moved, names, vocabulary
 from pi_policy_node.learn.held import hold
 from pi_policy_node.learn.losses import draw, evaluate, glances, losses, right_words
 from pi_policy_node.learn.recipe import TrainingRecipe
@@ -154,8 +154,8 @@ class Worker:
         if run.device == "cpu":
             torch.set_num_threads(1 if run.workers > 1 else max(1, int(os.environ.get("OMP_NUM_THREADS", 1))))
         torch.manual_seed(self.recipe.seed)
-        self.words, self.scales = Words(vocabulary()), data.scales()
-        self.model = Mini(shape, len(self.words))
+        self.words, self.scales = Words(vocabulary(), names()), data.scales()
+        self.model = Mini(shape, len(self.words), self.words.named())
         if run.init is not None and not (run.out / CHECKPOINT).exists():
             self._warm_start(run.init)
         self.model.to(run.device, memory_format=torch.channels_last)
@@ -276,7 +276,7 @@ class Worker:
 
     def averaged(self) -> Mini:
         """The model with the averaged weights."""
-        model = Mini(self.model.shape, len(self.words)).to(self.run.device)
+        model = Mini(self.model.shape, len(self.words), self.words.named()).to(self.run.device)
         model.load_state_dict(self.model.state_dict() | self.average)
         return model.eval()
 

@@ -15,8 +15,8 @@ from torch import Tensor
 from pi_policy_node.policy import mini_weights
 from pi_policy_node.policy.base import InputError, Observation, PolicyError, Prefix, Result, check_alive
 from pi_policy_node.policy.mini_eyes import EYES, POINTING, eye_shape, fit
-from pi_policy_node.policy.mini_model import PAD, Look, Scene
 from pi_policy_node.policy.mini_rows import given_knots, hands, origin, perceived, splice, to_rows
+from pi_policy_node.policy.mini_scene import PAD, Look, Scene
 from pi_policy_node.policy.mini_words import split
 from pi_policy_node.policy.shapes import MiniShape
 from pi_policy_node.robot import Kinematics, Robot

@@ -150,6 +150,12 @@ class Eye(nn.Module):
         deep = torch.where(falls & (above > 0), -above / slope.clamp(max=-0.05), self.shape.depth)
         return deep.clamp(0.03, 4 * self.shape.depth)
 
+    def fits(self, looks: Tensor, wanted: Tensor) -> Tensor:
+        """[..., M] how much what looks so [..., C] is each of wanted [M, W] rather than that this is nowhere: nats."""
+        channels = looks.shape[-1]
+        query = F.linear(wanted, self.query.weight[:channels], self.query.bias[:channels])
+        return looks @ query.T - self.nowhere(wanted)[:, 0]
+
     def gaze(self, seen: Tensor, wanted: Tensor) -> Tensor:
         """[N, 1, W]: centres of mass of all its maps, for wanted [N, W]."""
         with torch.autocast(seen.device.type, enabled=False):

@@ -9,7 +9,6 @@ state's own token tells how far the subtask is. Time runs as in model.py: 1 is n
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 from pi_policy_node.policy.gemma import KV, Gemma
 from pi_policy_node.policy.mini_eyes import (
     AROUND, EYES, POINTING, Eye, Pointing, Reader, Room, eye_shape, heading, turned)
+from pi_policy_node.policy.mini_scene import BEGIN, END, PAD, Found, Look, Scene, placed
 from pi_policy_node.policy.model import embed_time, times
 from pi_policy_node.policy.shapes import GemmaShape, MiniShape
 
@@ -25,51 +25,9 @@ REACH = 0.1  # m (and rad): the unit in which the network speaks of places
 CLOSE = 0.02  # m: the unit of what is near to a hand
 FAR = 0.15  # m: as far as arms are supposed to go in a straight line
 BENT, SLIGHTLY = 0.2, 0.04  # rad: units of how joints would have to move
-PAD, UNKNOWN, BEGIN, END = range(4)  # tokens that are no words
 HELD = ("front", "wrist", "rear", "wide", "room", "reader", "embed", "roles")  # all that what the eyes find depends on
 _TEXT = 512  # position of the first word of the instruction; the state's token and the eyes' come before
 _SUBTASK, _SAID, _ACTION = _TEXT + 32, _TEXT + 64, _TEXT + 96
-
-
-@dataclass
-class Found:
-    """What the eyes see in a batch of pictures, for the words in question."""
-
-    maps: Tensor  # [B, T, W] the eyes' tokens, one eye's behind the other's; none to act
-    looks: Tensor  # [B, 3, C + 1] how the thing in question looks to each pointing eye, and how surely it is there
-    spots: Tensor  # [B, 3, 3] m where it is in that eye's frame
-    turns: Tensor  # [B, 3, 6] and how fingers would have to be turned, from that eye's right
-    room: Tensor  # [B, places, 4] where the room's places are from here (`Room`)
-    gaze: Tensor  # [B, 3, W] centres of mass; none to act, nor of what follows
-    noticed: Tensor  # [B, things, C + 1] how what stands out looks
-    places: Tensor  # [B, things, 3] m where that is in the front eye's frame
-
-
-@dataclass
-class Look:
-    """A batch as the network takes it. Pictures float [B, 3, H, W] in -1..1, by eye; none where `found` is there."""
-
-    pictures: dict[str, Tensor]
-    seen: Tensor  # bool [B, eyes]: there is a picture
-    state: Tensor  # float [B, state_dim], normalised
-    cameras: Tensor  # float [B, 3, 3, 4]: the pointing eyes' optical frames in the base's
-    tools: Tensor  # float [B, 2, 3] m, in the base's frame
-    instruction: Tensor  # int64 [B, N], padded with PAD
-    subtask: Tensor  # int64 [B, M], padded; empty where it is to be said
-    arm: Tensor  # int64 [B] the one that is to pick up; -1: either
-    found: Found | None = None  # by eyes that are held
-    ways: Tensor | None = None  # to act: float [B, 2, joints, 3] how arms move their tools along the base's axes, rad/m
-    hands: Tensor | None = None  # and [B, 2] rad: how hands are turned, seen from above
-
-
-@dataclass
-class Scene:
-    """What the expert and the language head attend to, and what the prefix itself tells."""
-
-    kv: KV
-    valid: Tensor  # bool [B, P]
-    hidden: Tensor  # [B, W] of the state's token
-    full: bool = False  # nothing is padded
 
 
 class SquaredRelu(nn.Linear):
@@ -89,10 +47,15 @@ class QuickGemma(Gemma):
 
 
 class Mini(nn.Module):
-    def __init__(self, shape: MiniShape, words: int) -> None:
-        """words: size of the vocabulary, with the tokens that are no words."""
+    def __init__(self, shape: MiniShape, words: int, names: Sequence[Sequence[int]] = ()) -> None:
+        """words: size of the vocabulary, with the tokens that are no words; names: subtasks, in tokens, that end in the
+        two words by which a thing is called."""
         super().__init__()
+        longest = max(map(len, names), default=2)
+        table = [[*tokens, *[PAD] * (longest - len(tokens))] for tokens in names]
+        self.register_buffer("names", torch.tensor(table, dtype=torch.int64).reshape(-1, longest), persistent=False)
         self.shape = shape
+        self._names: Tensor | None = None
         width = shape.vlm.width
         self.embed = nn.Embedding(words, width)
         nn.init.normal_(self.embed.weight, std=0.3)
@@ -109,6 +72,7 @@ class Mini(nn.Module):
         told = 22 + 2 * (4 * shape.joints + 6)
         self.agreed = nn.Sequential(nn.Linear(told, width), nn.ReLU(), nn.Linear(width, width))
         self.noticed = nn.Sequential(nn.Linear(shape.channels + 1 + 9, width), nn.ReLU(), nn.Linear(width, width))
+        self.called = nn.Linear(2 * width, width)  # how what was noticed is called
         self.camera = nn.Parameter(0.02 * torch.randn(len(EYES), width))
         self.absent = nn.Parameter(torch.zeros(len(EYES), width))
         self.roles = nn.Parameter(0.02 * torch.randn(3, width))  # instruction, subtask, what is being said
@@ -138,6 +102,7 @@ class Mini(nn.Module):
                 part = torch.cat((found.gaze[:, i, None], spots[:, i, None], part), 1)
             if shape.things:
                 there = self._place(self.noticed, found.noticed, found.places, look.cameras[:, i], look.tools)
+                there = there + self._called(found.noticed[..., :-1])
                 part = torch.cat((there, part), 1)
             tokens.append(self._there(look, part, i))
         return self._prefix(look, [*tokens, self._stands(look, found)], look.instruction, _TEXT, 0, drop)
@@ -166,6 +131,26 @@ class Mini(nn.Module):
     def _there(self, look: Look, tokens: Tensor, i: int) -> Tensor:
         """An eye's tokens, where it has a picture."""
         return torch.where(look.seen[:, i, None, None], tokens, self.absent[i]) + self.camera[i]
+
+    def _called(self, looks: Tensor) -> Tensor:
+        """[B, K, W] by which two words what looks so to the front eye would be called."""
+        with torch.autocast(looks.device.type, enabled=False):
+            share = self.front.fits(looks, self.asked_names()).softmax(-1)
+            ends = (self.names != PAD).sum(1, keepdim=True) + torch.tensor([-2, -1], device=looks.device)
+            return self.called(share @ self.embed(self.names.gather(1, ends)).flatten(1))
+
+    def asked_names(self) -> Tensor:
+        """[M, W] what to look for, for each name. Kept while nothing is learnt: it depends on no picture."""
+        if self._names is not None:
+            return self._names
+        asked = self.reader(self.embed(self.names) + self.roles[1], self.names != PAD)
+        if not self.training and not torch.is_grad_enabled():
+            self._names = asked
+        return asked
+
+    def train(self, mode: bool = True) -> Mini:
+        self._names = None
+        return super().train(mode)
 
     def _spots(self, look: Look, found: Found) -> Tensor:
         """[B, 3, W] the thing in question, as each pointing eye sees it."""
@@ -336,8 +321,3 @@ class Mini(nn.Module):
         """What the state's token knows: progress [B], arm [B, 2] logits, reach [B, 3] and base [B, 3], scaled."""
         facts = self.facts(scene.hidden).float()
         return {"progress": facts[:, 0], "arm": facts[:, 1:3], "reach": facts[:, 3:6], "base": facts[:, 6:9]}
-
-
-def placed(cameras: Tensor, spots: Tensor) -> Tensor:
-    """[..., 3] m in the base's frame, of places [..., 3] in the frames of cameras [..., 3, 4]."""
-    return torch.einsum("...ij,...j->...i", cameras[..., :3], spots) + cameras[..., 3]

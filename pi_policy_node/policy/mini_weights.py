@@ -39,6 +39,7 @@ def save(file: Path, weights: Weights) -> None:
         tensors[f"scales.{field.name}"] = torch.from_numpy(np.asarray(getattr(weights.scales, field.name), np.float64))
     write_tensors(file, tensors, {
         "format": FORMAT, "shape": describe(weights.model.shape), "words": json.dumps(weights.words.words),
+        "names": json.dumps(weights.words.names),
         "cameras": json.dumps(weights.cameras), "actions": json.dumps(weights.actions),
         "about": json.dumps(weights.about),
     })
@@ -50,8 +51,8 @@ def load(file: Path) -> Weights:
     if metadata.get("format") != FORMAT:
         raise CheckpointError(f"{file} holds no weights of mini (its format is {metadata.get('format')!r})")
     try:
-        words = Words(json.loads(metadata["words"]))
-        model = Mini(from_description(metadata["shape"]), len(words))
+        words = Words(json.loads(metadata["words"]), json.loads(metadata["names"]))
+        model = Mini(from_description(metadata["shape"]), len(words), words.named())
         wanted = model.state_dict()
         scales = Scales(**{f.name: stored[f"scales.{f.name}"].read().double().numpy() for f in fields(Scales)})
         cameras, actions = json.loads(metadata["cameras"]), tuple(json.loads(metadata["actions"]))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from pi_policy_node.policy.mini_model import UNKNOWN
+from pi_policy_node.policy.mini_scene import UNKNOWN
 
 SPECIAL = 4  # tokens that are no words: padding, unknown, begin, end
 LONGEST = 32  # words of an instruction or a subtask
@@ -21,10 +21,10 @@ _WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)?")
 
 
 class Words:
-    """A vocabulary in a fixed order; the order is part of the weights."""
+    """A vocabulary in a fixed order, which is part of the weights, and subtasks that end in what a thing is called."""
 
-    def __init__(self, words: Iterable[str]) -> None:
-        self.words = tuple(words)
+    def __init__(self, words: Iterable[str], names: Iterable[str] = ()) -> None:
+        self.words, self.names = tuple(words), tuple(names)
         self._token = {word: SPECIAL + i for i, word in enumerate(self.words)}
         if len(self._token) != len(self.words):
             raise ValueError("a vocabulary holds every word once")
@@ -36,6 +36,10 @@ class Words:
     def encode(self, text: str) -> list[int]:
         """A token for each word; those beyond the longest sentence are left out."""
         return [self._token.get(word, UNKNOWN) for word in split(text)[:LONGEST]]
+
+    def named(self) -> list[list[int]]:
+        """Those subtasks in tokens."""
+        return [self.encode(name) for name in self.names]
 
     def decode(self, tokens: Iterable[int]) -> str:
         return " ".join(self.words[t - SPECIAL] for t in tokens if t >= SPECIAL)

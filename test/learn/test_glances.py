@@ -11,7 +11,7 @@ import torch
 from pi_policy_node.learn import glances, losses
 from pi_policy_node.learn.answers import answers, next_step
 from pi_policy_node.learn.asked import Asked
-from pi_policy_node.learn.dataset import CAMERAS, MAPS, RECORDED, vocabulary
+from pi_policy_node.learn.dataset import CAMERAS, MAPS, RECORDED, names, vocabulary
 from pi_policy_node.learn.episodes import EpisodesError, decode
 from pi_policy_node.learn.glances import Gazer, GlanceRecipe, anywhere
 from pi_policy_node.learn.labels import stands
@@ -195,16 +195,16 @@ def test_an_eye_has_cells_for_its_rows_of_the_picture_only():
 
 def test_a_batch_asks_and_answers(folder):
     asked = Asked(load_robot("pi_mobile"), MiniShape(), glances.shards(folder))
-    words = Words(vocabulary())
+    words = Words(vocabulary(), names())
     assert not any(words.unknown(text) for text in asked.words)
     shape = MiniShape()
     scales = Scales(np.zeros(shape.state_dim), np.ones(shape.state_dim), *np.ones((2, shape.knots, shape.action_dim)))
     batch = asked.batch(np.arange(4), 3, words, scales, rng=np.random.default_rng(0), rooms=5)
-    model = Mini(shape, len(words))
+    model = Mini(shape, len(words), words.named())
     pointing = model.point(model.look(batch.look.pictures), batch.questions, batch.look.cameras)
     assert [words.decode(tokens) for tokens in batch.said.tolist()] == asked.step[:4]
     found = losses.glances(model, batch)
-    assert torch.isfinite(found["said"]) and torch.isfinite(found["room"]) and batch.things.sum(1).max() >= 2
+    assert all(torch.isfinite(found[part]) for part in ("said", "names")) and torch.isfinite(found["room"]) and batch.things.sum(1).max() >= 2
     assert {len(images) for images in batch.around.values()} == {5} and batch.room.shape == (5, shape.places, 4)
     assert set(pointing) == {"front", "left_wrist", "right_wrist"} and batch.questions.shape[:2] == (4, 3)
     assert (asked.draw(50, np.random.default_rng(0)) < len(asked)).all()
@@ -212,6 +212,9 @@ def test_a_batch_asks_and_answers(folder):
         assert seen.logits.shape == (4, 3, seen.votes.shape[2] + 1) and torch.isfinite(batch.spots[:, :, i]).all()
         assert (batch.cells[eye] >= 0).all() and (batch.cells[eye] < seen.logits.shape[2]).all()
     told = [words.decode(tokens) for tokens in batch.questions[1].tolist()]
+    of_first = [words.decode(tokens) for tokens in batch.questions[0].tolist()]
+    assert batch.named[0].tolist() == [names().index(text) if text in names() else -1 for text in of_first]
+    assert not torch.equal(batch.named, -torch.ones_like(batch.named))
     assert len(set(told)) == 3 and set(told) <= {t for t, k in zip(asked.words, asked.frame) if k == 1}
 
 

@@ -109,7 +109,7 @@ def test_things_are_looked_for_first_and_beside(files, recipe, tmp_path):
     record(gaze, tmp_path / "made", workers=1, report=lambda made, left: None)
     heard, recipe = [], replace(recipe, looking=2, looked=6, glances=3)
     assert train(Run(recipe, files, tmp_path / "run", tuple(shards(tmp_path / "made"))), heard.append) == 6
-    assert set(heard[0].parts) == {"glances", "turns", "things", "room", "said"}
+    assert set(heard[0].parts) == {"glances", "turns", "things", "names", "room", "said"}
     assert {"glances", "actions"} < set(heard[1].parts)
 
 

@@ -74,6 +74,30 @@ def test_an_eye_notices_what_stands_out_from_left_to_right():
     assert (places[0, :, 0] / places[0, :, 2]).diff().min() > -2 * eye.cell[0], "from left to right, to within a cell"
 
 
+def test_what_is_noticed_is_called_by_its_name():
+    """As the eyes would find it, asked for by that name; and told by that name's own last two words."""
+    torch.manual_seed(0)
+    model = Mini(MiniShape(), 12, [[4, 5, 6], [4, 7, 8], [4, 9, 10, 11]])
+    asked = model.asked_names()
+    with torch.no_grad():
+        query = model.front.query(asked)[:, : MiniShape().channels]
+        looks = 100 * query / query.norm(dim=1, keepdim=True)
+        assert model.front.fits(looks, asked).argmax(1).tolist() == [0, 1, 2]
+        told = model._called(looks[None])[0]
+        ends = model.embed(torch.tensor([[5, 6], [7, 8], [10, 11]])).flatten(1)
+        assert torch.allclose(told, model.called(ends), atol=1e-3)
+
+
+def test_names_are_read_once_until_something_is_learnt():
+    model = Mini(MiniShape(), 12, [[4, 5, 6], [4, 7, 8]]).eval()
+    with torch.inference_mode():
+        assert model.asked_names() is model.asked_names()
+    before = model.asked_names().clone()
+    with torch.no_grad():
+        model.embed.weight += torch.randn_like(model.embed.weight)
+    assert not torch.allclose(model.train().asked_names(), before)
+
+
 @pytest.mark.parametrize("sure, seen, believed", [
     ((0.99, 0.0, 0.0), (1, 1, 1), 0), ((0.99, 0.0, 0.99), (1, 1, 1), 2),
     ((0.99, 0.0, 0.99), (1, 1, 0), 0), ((0.2, 0.9, 0.0), (1, 1, 1), 1),
