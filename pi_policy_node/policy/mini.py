@@ -23,7 +23,6 @@ from pi_policy_node.robot import Kinematics, Robot
 
 FARTHEST = 1000.0  # rad, m or m/s: anything beyond it is a broken message, not a robot
 DONE = "done"  # the subtask's words when nothing is left to do
-EARLY = 5.0  # s with an instruction in which it is seldom done
 RESTLESS = 0.5  # spread of the noise where a subtask does not come to its end
 PICK = "pick"  # the first word of those that may be done by either arm
 SHOULDER = "link2"  # where an arm begins to reach out
@@ -43,7 +42,6 @@ class _Asked:
     arm: int = -1  # that is to pick up; -1: either
     then: str = ""  # what comes after picking up
     at: float = -np.inf  # s, the observation's clock: when the subtask was chosen
-    begun: float = -np.inf  # and when the instruction was first heard
 
 
 @dataclass
@@ -69,8 +67,7 @@ class MiniPolicy:
         steps: int = 5,
         subtask_every: float = 0.3,
         spread: float = 0.0,
-        doubt: float = 1.5,
-        haste: float = 4.0,
+        doubt: float = 4.0,
         stay: float = 1.0,
         patience: float = 6.0,
         threads: int = 1,
@@ -80,7 +77,7 @@ class MiniPolicy:
         at what is to be done next; a new instruction is looked at at once. spread: of the noise that chunks are made
         of: 1 as in training; 0, the middle of what could be done, so that one thought is like the next. doubt: nats
         that "done" must be likelier than anything else: said too soon it ends the task, said later it is asked for
-        again. haste: the same in the first five seconds with an instruction, if more. stay: nats that another subtask must be likelier than the one in hand: where several would be as good to
+        again. stay: nats that another subtask must be likelier than the one in hand: where several would be as good to
         begin with, it stays with one. patience: s with one subtask (driving apart), after which chunks are made of
         noise: where there are two ways, the middle of them may be to stand still.
         threads: torch's in this process, from `warm_up` on, 0 = as they are; with more than one, each product waits for
@@ -93,8 +90,6 @@ class MiniPolicy:
             raise PolicyError(f"steps must be 1 or more, not {steps}")
         if not 0 <= doubt < np.inf:
             raise PolicyError(f"doubt must be 0 or more, not {doubt}")
-        if not 0 <= haste < np.inf:
-            raise PolicyError(f"haste must be 0 or more, not {haste}")
         if not 0 <= stay < np.inf:
             raise PolicyError(f"stay must be 0 or more, not {stay}")
         if not 0 <= patience:
@@ -124,7 +119,7 @@ class MiniPolicy:
         self._steps, self._subtask_every, self._spread, self._threads = steps, subtask_every, spread, threads
         done = torch.zeros(len(self.words))
         done[self.words.encode(DONE)] = 1.0
-        self._doubt, self._early = doubt * done, max(doubt, haste) * done
+        self._doubt = doubt * done
         self._stay, self._patience = stay, patience
         self._generator = torch.Generator()
         self._generator.seed() if seed is None else self._generator.manual_seed(seed)
@@ -255,19 +250,18 @@ class MiniPolicy:
         asked = self._asked
         due = not 0 <= obs.stamp - asked.at < self._subtask_every - 1e-6
         if asked.prompt != obs.prompt or due:
-            doing = asked if asked.prompt == obs.prompt and asked.begun <= obs.stamp else _Asked(begun=obs.stamp)
-            doubt = self._early if obs.stamp - doing.begun < EARLY else self._doubt
-            said, = self._say([obs.prompt], seen, there, state[None], doing, doubt)
-            self._asked = _Asked(obs.prompt, *said, obs.stamp, doing.begun)
+            doing = asked if asked.prompt == obs.prompt and asked.at <= obs.stamp else _Asked()
+            said, = self._say([obs.prompt], seen, there, state[None], doing)
+            self._asked = _Asked(obs.prompt, *said, obs.stamp)
         return self._asked.subtask, self._asked.arm
 
     def _say(self, prompts: list[str], seen: dict[str, Tensor], there: Tensor, states: np.ndarray,
-             doing: _Asked = _Asked(), doubt: Tensor | None = None) -> list[tuple[str, int, str]]:
+             doing: _Asked = _Asked()) -> list[tuple[str, int, str]]:
         """What is to be done next, which arm is to pick up, and what comes then. doing: what is in hand, of one robot
-        alone. doubt: of each first word."""
+        alone."""
         look = self._look(prompts, [""] * len(prompts), [-1] * len(prompts), there, states)
         scene = self.model.see(look, self.model.find(look, seen)[0], drop=bool((look.instruction != PAD).all()))
-        said = self._words(scene, doing.subtask, self._doubt if doubt is None else doubt)
+        said = self._words(scene, doing.subtask)
         if not any(words.startswith(PICK) for words in said):
             return [(words, -1, "") for words in said]
         going_on = said[0] == doing.subtask
@@ -281,13 +275,13 @@ class MiniPolicy:
         return [(words, arm, after) if words.startswith(PICK) else (words, -1, "")
                 for words, arm, after in zip(said, arms, then)]
 
-    def _words(self, scene: Scene, before: str, doubt: Tensor) -> list[str]:
+    def _words(self, scene: Scene, before: str) -> list[str]:
         """What is to be done next. before: what was until now, of one robot alone."""
         if before:
-            same, old = self.model.weigh(scene, self.words.encode(before), doubt=doubt)
+            same, old = self.model.weigh(scene, self.words.encode(before), doubt=self._doubt)
             if same:
                 return [before]
-        said = [self.words.decode(tokens) for tokens in self.model.speak(scene, doubt=doubt)]
+        said = [self.words.decode(tokens) for tokens in self.model.speak(scene, doubt=self._doubt)]
         if before not in ("", DONE, said[0]) and said[0] != DONE:
             _, new = self.model.weigh(scene, self.words.encode(said[0]))
             said = said if new > old + self._stay else [before]
