@@ -166,7 +166,7 @@ def test_what_is_held_low_is_being_put_down_only_where_it_goes():
     gazer.sim.reset(0, task.scene)
     view, goal = look(gazer.sim), task.goals[0]
     thing, arm = view.things[goal.thing], gazer.arms["left_arm"]
-    low = spot(view, goal, arm, None) + [0.01, 0.02, half_height(thing)]
+    low = spot(view, goal, arm, None) + [0.01, 0.02, half_height(thing) + 0.02]  # not there yet, and not lifted
     for at, words in ((thing.position, f"pick up the {name_words(goal.thing)}"), (low, f"place it {goal.words(view)}")):
         there = replace(view, things=view.things | {goal.thing: thing._replace(position=at)},
                         tools={"left_arm": at}, openings={"left_arm": HALF_WIDTH[thing.kind] / STROKE})
@@ -204,7 +204,8 @@ def test_a_batch_asks_and_answers(folder):
     pointing = model.point(model.look(batch.look.pictures), batch.questions, batch.look.cameras)
     assert [words.decode(tokens) for tokens in batch.said.tolist()] == asked.step[:4]
     found = losses.glances(model, batch)
-    assert all(torch.isfinite(found[part]) for part in ("said", "names")) and torch.isfinite(found["room"]) and batch.things.sum(1).max() >= 2
+    assert all(torch.isfinite(found[part]) for part in ("said", "names", "room"))
+    assert batch.things.sum(1).max() >= 2
     assert {len(images) for images in batch.around.values()} == {5} and batch.room.shape == (5, shape.places, 4)
     assert set(pointing) == {"front", "left_wrist", "right_wrist"} and batch.questions.shape[:2] == (4, 3)
     assert (asked.draw(50, np.random.default_rng(0)) < len(asked)).all()
