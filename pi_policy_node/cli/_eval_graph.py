@@ -83,7 +83,8 @@ class Graph(Witness):
     def _play(self, task: Task, scene: str) -> Outcome:
         begun = time.monotonic()
         self._set_scene(scene, task.seed)
-        watch, start, chunks = Watch(task), self._now(), self.policy.chunks
+        watch, start = Watch(task), self._now()
+        chunks, refused = self.policy.chunks, self._refused()
         self.say(task.instruction)
         end, steps = None, []
         while end is None and self._now() - start < task.seconds:
@@ -116,7 +117,8 @@ class Graph(Witness):
             seed=task.seed, instruction=task.instruction, success=all(met), met=sum(met) / len(met), ended=ended,
             reason=end.reason if end is not None else f"not done within {task.seconds:g} s", cause=cause,
             right_first=watch.right_first, lifted=tuple(watch.lifted), subtasks=tuple(steps), events=(),
-            seconds=seconds, rows=round(seconds / self.robot.dt), limited=0, held=0, asked=chunks,
+            seconds=seconds, rows=round(seconds / self.robot.dt), limited=0, held=0,
+            refused=self._refused() - refused, asked=chunks,
             thinking=self.policy.inference_p50 if chunks else math.nan, wall=time.monotonic() - begun)
 
     def _set_scene(self, scene: str, seed: int) -> None:
@@ -136,6 +138,10 @@ class Graph(Witness):
             except NoRobot:  # what was wrong still is
                 continue
         raise NoRobot(f"the bridge stays latched: {self.bridge.cause}")
+
+    def _refused(self) -> int:
+        """Chunks that the bridge would not have, so far."""
+        return sum(count for name, count in zip(self.bridge.counters, self.bridge.counts) if name.startswith("refused"))
 
     def _ended(self) -> TaskStatus | None:
         try:

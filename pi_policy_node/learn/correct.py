@@ -13,7 +13,8 @@ from typing import NamedTuple
 import numpy as np
 
 from pi_policy_node.learn.episodes import Episode, encode
-from pi_policy_node.learn.evaluate_modes import Limits, Rtc
+from pi_policy_node.learn.evaluate_modes import Rtc
+from pi_policy_node.learn.hardware import Hardware
 from pi_policy_node.learn.record import Recipe, Recorder
 from pi_policy_node.policy.base import InputError, Observation
 from pi_policy_node.policy.mini import MiniPolicy
@@ -26,6 +27,7 @@ from pi_policy_node.sim.tasks.goals import Subtask
 LONGEST = 20.0  # s that the policy has for a task of one goal
 LONGER = 2.5  # times that for one of several
 LINGER = 1.0  # s for which it is looked at after all is done
+LATE = 3  # rows from a look to its answer, as in the graph
 
 
 class Piece(NamedTuple):
@@ -84,25 +86,29 @@ class Corrector(Recorder):
         robot, sim, policy = self.robot, self.sim, self.policy
         policy.reset()
         policy.reseed(task.seed)
-        feed, limits = Rtc(robot, replan=self.recipe.every, delay=0.0), Limits(robot, row)
-        before, last, over, view = row, None, 0, look(sim)
+        feed = Rtc(robot, replan=self.recipe.every, delay=LATE * robot.dt)
+        hardware = Hardware(robot, sim, row, self.expert.kinematics)
+        before, last, over, view, thought = row, None, 0, look(sim), {}
         seconds = min(task.seconds, LONGEST * (LONGER if len(task.goals) > 1 else 1.0))
         for n in range(round(seconds / robot.dt)):
-            if feed.due(n):
+            hardware.hear(n)
+            if not thought and feed.due(n, resting=False):
                 images, state = self.images(), view.state
                 piece = self._ask(view, task, row, before, last)
                 last = piece.subtask
                 if len(piece.rows) == self.count:  # or the expert's own world came apart
                     yield images, piece
                 seen = Observation(images, state, task.instruction, n * robot.dt)
-                feed.answer(n, policy.infer(seen, prefix=feed.ask(n, state)).actions)
+                thought[n + LATE] = policy.infer(seen, prefix=feed.ask(n, state)).actions
+            if n in thought:
+                hardware.take(feed.answer(n, thought.pop(n)))
             wrong.before(n, view, self.expert, last.kind, sim)
-            before, row = row, wrong.after(robot, Act(limits.row(feed.row(n)), last, False))
+            before, row = row, wrong.after(robot, Act(hardware.row(), last, False))
             sim.step(row)
             self.simulated += robot.dt
             view = look(sim)
             over = over + 1 if task.success(view) else 0
-            if over * robot.dt > LINGER:
+            if over * robot.dt > LINGER or hardware.status.latched:
                 return
 
     def _ask(self, view: View, task: Task, row: np.ndarray, before: np.ndarray, last: Subtask | None) -> Piece:

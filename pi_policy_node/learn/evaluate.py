@@ -18,7 +18,7 @@ from pi_policy_node.policy.registry import make_policy
 from pi_policy_node.robot import load_robot
 from pi_policy_node.sim.tasks import KEPT_SEEDS, Task, draw
 
-VERSION = 1  # of the files
+VERSION = 2  # of the files
 ROUNDS = 2  # episodes that are played one after another on each of several seats
 
 

@@ -1,7 +1,8 @@
 """One episode of a policy in the simulator, in lockstep: looks, thinks for as long as it is told to, acts.
 
-The commander's own rules (task.brain) say when the task is over: the policy says that it is done, or gets no further,
-or the time is up. Whether it is done is judged by the state of the world.
+Its chunks go through the hardware bridge (learn.hardware), as in the graph. The commander's own rules (task.brain) say
+when the task is over: the policy says that it is done, or gets no further, or the time is up, or the bridge holds the
+robot. Whether it is done is judged by the state of the world.
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from pi_policy_node.learn.evaluate_mishaps import Mishaps
-from pi_policy_node.learn.evaluate_modes import MODES, Limits
+from pi_policy_node.learn.evaluate_modes import MODES
 from pi_policy_node.learn.evaluate_watch import NOTHING, Watch
+from pi_policy_node.learn.hardware import Hardware
 from pi_policy_node.policy.base import Observation, Policy, PolicyError, Prefix, Result
-from pi_policy_node.robot import Robot
+from pi_policy_node.robot import Kinematics, Robot
 from pi_policy_node.sim import Simulator
 from pi_policy_node.sim.physics import PhysicsError
 from pi_policy_node.sim.tasks import Task, View, look
@@ -61,8 +63,9 @@ class Outcome:
     events: tuple[tuple[int, str], ...]
     seconds: float  # simulated
     rows: int
-    limited: int  # rows that the limits changed
+    limited: int  # rows that the bridge's limits changed
     held: int  # rows without an answer to go by
+    refused: int  # chunks that the bridge would not have
     asked: int
     thinking: float  # s of one answer, computed, the mean
     wall: float  # s
@@ -104,6 +107,7 @@ class Player:
 
     def __init__(self, robot: Robot, policy: Policy, *, width: int, seats: int = 1):
         self.robot, self.policy, self._width = robot, policy, width
+        self.kinematics = Kinematics(robot)
         if abs(policy.dt - robot.dt) > 1e-9:
             raise PolicyError(f"{policy.name} has rows every {policy.dt:g} s, {robot.name} every {robot.dt:g} s")
         if seats > 1 and not hasattr(policy, "infer_batch"):
@@ -187,7 +191,7 @@ class _Episode:
         player.reset_policy()
         self._rng = np.random.default_rng([zlib.crc32(repr(condition).encode()), task.seed])
         self._feed = MODES[condition.mode](self._robot, replan=condition.replan, delay=condition.delay)
-        self._limits = Limits(self._robot, self._robot.home)
+        self._hardware = Hardware(self._robot, sim, self._robot.home, player.kinematics)
         self._watch = Watch(task)
         self._mishaps = Mishaps(task) if condition.disturb else None
         self._brain = Brain(time_limit=task.seconds, changed=lambda _: None, stall=STALL, retries=RETRIES)
@@ -195,7 +199,7 @@ class _Episode:
         self._retry_at = 0  # row, after a look at which pictures were lost, or an answer that was none
         self._images: dict[str, np.ndarray] = {}
         self._thought: list[float] = []
-        self._attempt = self._answers = self._n = self._held = 0
+        self._attempt = self._answers = self._n = 0
         self._view: View = look(sim)
         self._broken = ""
         self._brain.on_bridge(Bridge.RUNNING, "", now=0.0)
@@ -225,13 +229,16 @@ class _Episode:
             reason=self._broken or said.reason, cause="" if success else self._cause(view),
             right_first=self._watch.right_first, lifted=tuple(self._watch.lifted), subtasks=said.subtasks,
             events=tuple(self._mishaps.events) if self._mishaps else (), seconds=round(self._n * self._robot.dt, 3),
-            rows=self._n, limited=self._limits.limited, held=self._held, asked=len(self._thought),
+            rows=self._n, limited=self._hardware.limited, held=self._hardware.held, refused=self._hardware.refused,
+            asked=len(self._thought),
             thinking=float(np.mean(self._thought)) if self._thought else math.nan,
             wall=(time.monotonic() - self._begun) / len(self._player.sims))
 
     def _cause(self, view: View) -> str:
         if self._broken:
             return "physics"
+        if self._hardware.status.latched:
+            return "fault"
         if self._brain.outcome.state == State.REFUSED:
             return "refused"
         cause = self._watch.cause(view) if self._answers else "no answer"
@@ -249,6 +256,7 @@ class _Episode:
         settled = 0.0
         while self._brain.lease is not None and settled < SETTLED:
             n = self._n
+            self._hardware.hear(n)
             if n % WATCHED == 0:
                 self._look_on(n)
                 settled = settled + WATCHED * self._robot.dt if self._task.success(self._view) else 0.0
@@ -257,9 +265,7 @@ class _Episode:
                 self._hear(n, (yield question))
             if self._waiting is not None and n >= self._waiting[0]:
                 self._take(n)
-            row = self._feed.row(n)
-            self._held += row is None
-            row = self._limits.row(row)
+            row = self._hardware.row()
             self.sim.step(row if self._mishaps is None else self._mishaps.spoil(n, row))
             self._n += 1
 
@@ -270,7 +276,8 @@ class _Episode:
         self._watch.see(self._view)
         if self._mishaps:
             self._mishaps.happen(n, self._view, self.sim)
-        self._brain.on_bridge(Bridge.RUNNING, "", now=now)
+        bridge = self._hardware.status
+        self._brain.on_bridge(Bridge(bridge.mode), bridge.cause, now=now)
         self._brain.tick(now)
         if self._film:
             said = self._brain.outcome
@@ -288,7 +295,7 @@ class _Episode:
             self._attempt, self._waiting = lease.attempt, None
             self._feed.forget()
             self._player.reset_policy()
-        if self._waiting is not None or n < self._retry_at or not self._feed.due(n):
+        if self._waiting is not None or n < self._retry_at or not self._feed.due(n, resting=self._hardware.resting):
             return None
         lost = {name for name in self.sim.cameras if self._rng.random() < self._condition.dropout}
         state = self.sim.state()
@@ -311,7 +318,7 @@ class _Episode:
     def _take(self, n: int) -> None:
         """The answer is there."""
         (_, result), self._waiting = self._waiting, None
-        self._feed.answer(n, result.actions)
+        self._hardware.take(self._feed.answer(n, result.actions))
         self._answers += 1
         self._report(subtask=result.subtask, progress=result.progress)
 

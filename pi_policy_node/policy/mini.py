@@ -15,7 +15,7 @@ from torch import Tensor
 from pi_policy_node.policy import mini_weights
 from pi_policy_node.policy.base import InputError, Observation, PolicyError, Prefix, Result, check_alive
 from pi_policy_node.policy.mini_eyes import EYES, POINTING, eye_shape, fit
-from pi_policy_node.policy.mini_rows import given_knots, hands, origin, perceived, splice, to_rows
+from pi_policy_node.policy.mini_rows import given_knots, hands, origin, perceived, settle, to_rows
 from pi_policy_node.policy.mini_scene import PAD, Look, Scene
 from pi_policy_node.policy.mini_words import split
 from pi_policy_node.policy.shapes import MiniShape
@@ -167,7 +167,7 @@ class MiniPolicy:
             check_alive(deadline, cancel)
             spread = max(self._spread, RESTLESS * self._lasts(subtask, obs.stamp))
             knots, progress = self._act([obs.prompt], [subtask], [arm], [prefix], seen, there, state[None], spread)
-            rows = self._rows(knots[0], prefix, subtask)
+            rows = self._rows(knots[0], prefix, subtask, state)
         now = time.monotonic()
         timing = {"prepare": prepared - started, "look": looked - prepared, "say": chosen - looked,
                   "act": now - chosen, "total": now - started}
@@ -191,8 +191,8 @@ class MiniPolicy:
             knots, progress = self._act([obs.prompt for obs in observations], subtasks, arms, prefixes, seen, there,
                                         states, self._spread)
         timing = {"total": time.monotonic() - started}
-        return [Result(self._rows(k, p, subtask), subtask, float(far), dict(timing))
-                for k, p, subtask, far in zip(knots, prefixes, subtasks, progress)]
+        return [Result(self._rows(k, p, subtask, state), subtask, float(far), dict(timing))
+                for k, p, subtask, state, far in zip(knots, prefixes, subtasks, states, progress)]
 
     # ---- what goes in
 
@@ -325,13 +325,13 @@ class MiniPolicy:
         knots = np.where(given[..., None], known, self.scales.knots_out(chunk, at))
         return knots, self.model.tell(scene)["progress"].clamp(0, 1).numpy()
 
-    def _rows(self, knots: np.ndarray, prefix: Prefix | None, subtask: str) -> np.ndarray:
+    def _rows(self, knots: np.ndarray, prefix: Prefix | None, subtask: str, state: np.ndarray) -> np.ndarray:
         """[H, A]; committed rows come back as they were."""
         rows = to_rows(knots, self._every, self.horizon)
         if not subtask.startswith(DRIVE):
             rows[:, self.robot.is_base] = 0.0
         rows[:, self.robot.is_gripper] = rows[:, self.robot.is_gripper].clip(0.0, 1.0)
-        return rows if prefix is None else splice(rows, prefix.rows, self.dt)
+        return settle(self.robot, rows, None if prefix is None else prefix.rows, state)
 
 
 def unboxed(image: np.ndarray, aspect: float) -> np.ndarray:

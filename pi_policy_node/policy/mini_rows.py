@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from pi_policy_node.robot import Kinematics, Robot
 
-BLEND = 0.3  # s in which a curve comes from where the committed rows lead it to where it wants to be
+STIFF = 1e5  # what is shorter than its sixth root, 7 rows, is smoothed away
 
 
 @dataclass(frozen=True)
@@ -70,17 +71,32 @@ def to_rows(knots: np.ndarray, every: int, count: int) -> np.ndarray:
     return (knots[k] * (1 - h) + knots[k + 1] * h + slope[k] * (u * (1 - u) ** 2) - slope[k + 1] * (u * u * (1 - u)))
 
 
-def splice(rows: np.ndarray, committed: np.ndarray, dt: float) -> np.ndarray:
-    """Rows [H, A] behind committed rows [d, A]: those stay as they are, and what follows leaves them smoothly."""
-    count = min(len(committed), len(rows))
-    if count == 0:
-        return rows
-    apart = committed[count - 1] - rows[count - 1]
-    drift = (committed[count - 1] - committed[count - 2]) - (rows[count - 1] - rows[count - 2]) if count > 1 else 0.0
-    steps = np.arange(1, len(rows) - count + 1)[:, None]
-    u = np.minimum(steps * dt / BLEND, 1.0)
+def settle(robot: Robot, rows: np.ndarray, committed: np.ndarray | None, state: np.ndarray) -> np.ndarray:
+    """Rows [H, A] behind committed rows [d, A], which stay as they are, or behind none from where the robot is.
+
+    Arms and lift take the smoothest curve that is near to what is wanted. One that bends more sharply than the robot can
+    leaves the robot behind, elsewhere than the next plan thinks it is; the two then chase each other, the wrist above
+    all. Hands must not open before their time: they do as is wanted. So does the base, as soon as it can have that speed.
+    """
+    joints = ~(robot.is_base | robot.is_gripper)
+    first = np.where(joints, state, rows[:1]) if committed is None else committed[: len(rows)]
+    count = len(first)
+    wanted, before = _smoother(len(rows), count)
     rows = rows.copy()
-    # a cubic with the difference and its slope at the beginning, and neither at the end
-    rows[count:] += apart * (1 - u) ** 2 * (1 + 2 * u) + drift * steps * (1 - u) ** 2
-    rows[:count] = committed[:count]
+    rows[:count] = first
+    rows[count:, joints] = wanted @ rows[count:, joints] + before @ first[:, joints]
+    if count and robot.is_base.any():
+        change = robot.acceleration[robot.is_base] * robot.dt * np.arange(1, len(rows) - count + 1)[:, None]
+        speed = first[-1, robot.is_base]
+        rows[count:, robot.is_base] = rows[count:, robot.is_base].clip(speed - change, speed + change)
     return rows
+
+
+@functools.lru_cache(maxsize=64)
+def _smoother(count: int, fixed: int) -> tuple[np.ndarray, np.ndarray]:
+    """[free, free] and [free, fixed]: what wanted and fixed rows have to say in the free ones, those with the least sum
+    of squared distances and, STIFF times, of squared third differences."""
+    bend = np.diff(np.eye(count), 3, axis=0)
+    whole = np.eye(count) + STIFF * bend.T @ bend
+    inverse = np.linalg.inv(whole[fixed:, fixed:])
+    return inverse, -inverse @ whole[fixed:, :fixed]

@@ -22,6 +22,7 @@ class ExpertPolicy:
         self._robot = robot
         self.sim = self.task = None  # set before an episode
         self.told: list[int] = []  # rows of each prefix
+        self.played = horizon  # rows of a chunk at most
 
     def warm_up(self) -> None:
         pass
@@ -35,7 +36,7 @@ class ExpertPolicy:
         now = round(obs.stamp / self.dt)
         self.told.append(0 if prefix is None else len(prefix.rows))
         if self._plan and now > self._first:
-            self._expert = self._plan[min(now - self._first, len(self._plan) - 1)][0]
+            self._expert = self._plan[min(now - self._first, self.played, len(self._plan) - 1)][0]
         self._plan, self._first = [], now
         expert, view = copy.deepcopy(self._expert), look(self.sim)
         for _ in range(self.horizon):
