@@ -17,7 +17,7 @@ CAUSES = {
     "physics": "the simulation came apart",
     "refused": "the words were refused",
     "no answer": "the policy gave none",
-    "fault": "the hardware bridge latched (in the graph)",
+    "fault": "the hardware bridge latched",
     "fell": "what was wanted lies on the floor",
     "wrong object": "what was lifted, or gripped at, first was not wanted",
     "not put down": "it still holds it at the end",
