@@ -42,6 +42,8 @@ class PolicyNode(ManagedNode):
                                    "max_blind", minimum=0.01, maximum=5.0)
         self.climb = parameter(self, "climb_after_s", 2.0, "a policy that was stepped down from and has answered well on "
                                "the side for so long is used again [s]", minimum=0.0, maximum=600.0)
+        self.replan = parameter(self, "replan_s", 0.2, "from one question to the next, at least, where the one before was "
+                                "answered well [s]; 0: as soon as there is a new observation", minimum=0.0, maximum=0.5)
         self.options = {name: self.declare_options(name) for name in self.names}
         self.ladder: Ladder | None = None
         self.loop: PolicyLoop | None = None
@@ -85,7 +87,7 @@ class PolicyNode(ManagedNode):
         """Starts to answer observations."""
         # Sequence numbers go on upwards over a restart of this process, or its chunks would be refused as old ones.
         self.loop = PolicyLoop(self.ladder, self.robot, send=self.send, changed=self.publish_status, now=self.now,
-                               first_sequence=time.time_ns() // 1000)
+                               replan=self.replan, first_sequence=time.time_ns() // 1000)
         self.loop.start()
         self.publish_status()
 

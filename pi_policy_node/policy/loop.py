@@ -22,6 +22,7 @@ from pi_policy_node.robot import Robot
 
 FRESH = 0.3  # s; an older observation is no observation
 BLIND_REPEAT = 0.2  # s between empty chunks while blind
+EARLY = 0.01  # s by which an observation may come sooner than it is waited for
 TRANSPORT = 0.02  # s from a chunk's being ready to its being played
 CLOSE_LIMIT = 1.0  # s for the loop's thread to come back; it waits for no policy
 HOLD = "hold"  # what Status.source says when no rung answers
@@ -31,8 +32,9 @@ class PolicyLoop:
     """Asks policies from a thread of its own. `send` and `changed` are called from there, from `instruct` or `tick`."""
 
     def __init__(self, ladder: Ladder, robot: Robot, *, send: Callable[[Chunk], None], changed: Callable[[], None],
-                 now: Callable[[], float], first_sequence: int = 1) -> None:
-        self._ladder, self._robot = ladder, robot
+                 now: Callable[[], float], replan: float = 0.0, first_sequence: int = 1) -> None:
+        """replan: s from one question to the next, at least, where all goes well and nothing else is asked for."""
+        self._ladder, self._robot, self._replan = ladder, robot, replan
         self._send, self._changed, self._now = send, changed, now
         self._wake = threading.Condition(threading.RLock())
         self._stop = False
@@ -45,6 +47,7 @@ class PolicyLoop:
         self._last: Chunk | None = None
         self._above = (Code.OK, "")  # why the rungs above the one in use are not
         self._blind_sent = -math.inf
+        self._due = -math.inf  # s, steady: when it is time to ask again
         self._sequence = first_sequence
         self._status = Status(state=State.IDLE, code=Code.NO_INSTRUCTION, cause="no instruction",
                               source=ladder.rungs[0].name)
@@ -95,6 +98,7 @@ class PolicyLoop:
                 self._answer.give_up()  # what is being thought out serves nobody any more
             if new:
                 self._observation = self._newest  # to be thought about again, in the light of the new words
+                self._due = -math.inf
                 shorter = None if other else self._shorten()
                 self._wake.notify_all()
         if shorter is not None:
@@ -159,8 +163,9 @@ class PolicyLoop:
             self._think(rung, task, observation, answer)
 
     def _ready(self) -> bool:
+        now = time.monotonic()
         return (self._task is not None and self._observation is not None and self._ladder.knows(self._task)
-                and time.monotonic() - self._seen <= FRESH)
+                and now - self._seen <= FRESH and now >= self._due)
 
     def _think(self, rung: Rung, task: Task, observation: Observation, answer: Answer) -> None:
         begin = time.monotonic()
@@ -193,6 +198,7 @@ class PolicyLoop:
                 return
             chunk = self._number(Chunk(stamp, actions, task.id, observation.stamp, answer.took, fixed, source=rung.name))
             self._last = chunk
+            self._due = answer.begin + self._replan - EARLY
             self._note(rung, observation, answer)
             place = self._ladder.rungs.index(rung)
             code, cause = self._above if place else (Code.OK, "")
@@ -212,6 +218,7 @@ class PolicyLoop:
             else:
                 other = self._ladder.fell(rung, time.monotonic())
             self._above = (code, cause)
+            self._due = -math.inf
             if other and self._observation is None:
                 self._observation = self._newest
         if other:

@@ -46,12 +46,12 @@ class FakePolicy:
 class Bench:
     """A loop on a node's clock that is the steady one here, ticked by a thread as the node's timer would."""
 
-    def __init__(self, **options):
+    def __init__(self, replan=0.0, **options):
         self.policy = FakePolicy()
         self.chunks = []
         self.changes = []
         self.ladder = Ladder([("fake", self.policy)], ROBOT, **options)
-        self.loop = PolicyLoop(self.ladder, ROBOT, send=self.chunks.append, now=time.monotonic,
+        self.loop = PolicyLoop(self.ladder, ROBOT, send=self.chunks.append, now=time.monotonic, replan=replan,
                                changed=lambda: self.changes.append(self.loop.status))
         self.loop.start()
         self._done = threading.Event()
@@ -185,6 +185,28 @@ def test_the_newest_observation_wins(bench):
     gate.set()
     bench.wait(lambda: len(bench.chunks) == 2)
     assert [request[0].stamp for request in bench.policy.requests[1:]] == [newest]
+
+
+def test_it_is_asked_no_sooner_than_told_but_for_other_words_or_after_a_failure(bench):
+    b = bench(replan=0.3)
+    b.instruct()
+    first, _ = b.next_chunk()
+    begun = time.monotonic()
+    while len(b.policy.requests) == 1:  # observations come all the time
+        assert time.monotonic() - begun < 3.0
+        b.observe()
+        time.sleep(0.02)
+    second = b.policy.requests[1][0].stamp
+    assert 0.25 < second - first
+    asked = len(b.policy.requests)
+    b.instruct(prompt="creep back")
+    b.wait(lambda: len(b.policy.requests) > asked, 0.2)
+    asked, b.policy.answer = len(b.policy.requests), lambda *_: 1 / 0
+    time.sleep(0.31)
+    b.observe()
+    b.wait(lambda: len(b.policy.requests) > asked, 0.2)
+    b.observe()
+    b.wait(lambda: len(b.policy.requests) > asked + 1, 0.2)
 
 
 def test_nothing_is_thought_without_an_instruction(bench):
