@@ -27,7 +27,7 @@ from pi_policy_node.sim.tasks.goals import Subtask
 LONGEST = 20.0  # s that the policy has for a task of one goal
 LONGER = 2.5  # times that for one of several
 LINGER = 1.0  # s for which it is looked at after all is done
-LATE = 3  # rows from a look to its answer, as in the graph
+LATE = 5  # rows from a look to its answer, as in the graph
 
 
 class Piece(NamedTuple):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from pi_policy_node.__main__ import main
 from pi_policy_node.learn import glances, losses
 from pi_policy_node.learn.answers import answers, next_step
 from pi_policy_node.learn.asked import Asked
@@ -226,3 +227,14 @@ def test_a_file_that_is_none_says_so(tmp_path):
         glances.read(glances.shards(tmp_path)[0])
     with pytest.raises(EpisodesError, match="pi sim look"):
         glances.shards(tmp_path / "nowhere")
+
+
+def test_the_front_door_makes_pictures_of_the_families_that_are_asked_for(tmp_path, capsys):
+    made = tmp_path / "made"
+    asked = ["sim", "look", "--scenes", "2", "--workers", "1", "--out", str(made), "--tasks"]
+    assert main([*asked, "drive"]) == 0
+    assert "2 scenes" in capsys.readouterr().out
+    stored, drives = glances.read(glances.shards(made)[0]), Gazer(replace(RECIPE, scenes=2, tasks=("drive",))).shard(0, 2)
+    assert stored.words == drives.words
+    assert main([*asked, "put"]) == 2 and "another recipe" in capsys.readouterr().err
+    assert main([*asked, "juggle"]) == 2 and "no task family is called 'juggle'" in capsys.readouterr().err
