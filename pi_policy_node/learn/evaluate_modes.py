@@ -41,7 +41,8 @@ class Rtc:
         dt = self._robot.dt
         self._looked, now = n, n * dt
         until = max(now + self._delays.estimate() * dt, now + dt) + TRANSPORT - 1e-6  # of rounding
-        self._stamp, prefix = committed(self._last, TASK, stamp=now, until=until, state=state, robot=self._robot)
+        stamp, prefix = committed(self._last, TASK, stamp=now, until=until, state=state, robot=self._robot)
+        self._stamp = round(stamp / dt) * dt
         return prefix
 
     def answer(self, n: int, actions: np.ndarray) -> Chunk:

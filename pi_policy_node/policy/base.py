@@ -55,7 +55,7 @@ class Prefix:
 
 @dataclass(frozen=True)
 class Result:
-    """A chunk. Row 0 is due when prefix.rows[0] is, else at the observation's stamp."""
+    """A chunk. Row 0 is due when prefix.rows[0] is, else when the answer is there."""
 
     actions: np.ndarray  # float64 [H, A], absolute units
     subtask: str = ""

@@ -15,7 +15,7 @@ from torch import Tensor
 from pi_policy_node.policy import mini_weights
 from pi_policy_node.policy.base import InputError, Observation, PolicyError, Prefix, Result, check_alive
 from pi_policy_node.policy.mini_eyes import EYES, POINTING, eye_shape, fit
-from pi_policy_node.policy.mini_rows import given_knots, hands, origin, perceived, settle, to_rows
+from pi_policy_node.policy.mini_rows import hands, origin, perceived, settle, to_rows
 from pi_policy_node.policy.mini_scene import PAD, Look, Scene
 from pi_policy_node.policy.mini_words import split
 from pi_policy_node.policy.shapes import MiniShape
@@ -311,9 +311,8 @@ class MiniPolicy:
         known = np.zeros((len(states), shape.knots, shape.action_dim))
         given = np.zeros(known.shape[:2], bool)
         for row, prefix in enumerate(prefixes):
-            if prefix is not None and len(prefix.rows):
-                fixed = given_knots(prefix.rows, self._every, shape.knots)
-                known[row, : len(fixed)], given[row, : len(fixed)] = fixed, True
+            if prefix is not None and len(prefix.rows):  # told more of them, it goes on as they do, right or wrong
+                known[row, 0], given[row, 0] = prefix.rows[0], True
         look = self._look(prompts, subtasks, arms, there, states)
         look.ways, look.hands = hands(self.robot, self._kinematics, states)
         found, _ = self.model.find(look, seen, acting=True)

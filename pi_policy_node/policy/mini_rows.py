@@ -54,11 +54,6 @@ def hands(robot: Robot, kinematics: Kinematics, states: np.ndarray) -> tuple[Ten
             torch.from_numpy(np.arctan2(frames[..., 1, 0], frames[..., 0, 0])).float())
 
 
-def given_knots(rows: np.ndarray, every: int, knots: int) -> np.ndarray:
-    """[k, A] the knots that committed rows [d, A] fix; the first one is row 0."""
-    return rows[::every][:knots]
-
-
 def to_rows(knots: np.ndarray, every: int, count: int) -> np.ndarray:
     """Knots [K, A] -> rows [count, A]: a smooth curve through all of them, `every` rows from one to the next."""
     slope = np.empty_like(knots)
