@@ -30,7 +30,7 @@ class Rtc:
         self._delays = DelayTracker(initial=math.ceil(delay / robot.dt - 1e-6), skip=0)
         self._last: Chunk | None = None
         self._looked = -replan
-        self._stamp = 0.0  # s, of row 0 of the chunk that is being thought out
+        self._stamp: float | None = None  # s, of row 0 of the chunk that is being thought out; None: when it is there
 
     def due(self, n: int, *, resting: bool) -> bool:
         """Whether it is time to look and to ask, given that nothing is being thought out. resting: the robot is."""
@@ -41,14 +41,16 @@ class Rtc:
         dt = self._robot.dt
         self._looked, now = n, n * dt
         until = max(now + self._delays.estimate() * dt, now + dt) + TRANSPORT - 1e-6  # of rounding
-        stamp, prefix = committed(self._last, TASK, stamp=now, until=until, state=state, robot=self._robot)
-        self._stamp = round(stamp / dt) * dt
+        goes_on = committed(self._last, TASK, stamp=now, until=until, state=state, robot=self._robot)
+        self._stamp, prefix = goes_on or (None, None)
         return prefix
 
     def answer(self, n: int, actions: np.ndarray) -> Chunk:
         """What it said, ready at row n -> what is to be played."""
         self._delays.consumed(n - self._looked)
-        self._last = Chunk(self._stamp, actions, TASK, self._looked * self._robot.dt)
+        dt = self._robot.dt
+        stamp = n * dt if self._stamp is None else self._stamp
+        self._last = Chunk(stamp, actions, TASK, self._looked * dt)
         return self._last
 
     def _over(self, n: int) -> bool:
@@ -60,8 +62,7 @@ class Rtc:
         return blind or n - round(last.stamp / dt) >= len(last.rows)
 
     def forget(self) -> None:
-        """The policy begins again."""
-        self._last = None
+        """The policy begins again. What is committed runs on."""
 
 
 class Ensemble(Rtc):
@@ -77,10 +78,11 @@ class Ensemble(Rtc):
         self._looked, self._stamp = n, n * self._robot.dt
 
     def answer(self, n: int, actions: np.ndarray) -> Chunk:
+        if self._over(n):  # it rests
+            self._stamp = n * self._robot.dt
         return super().answer(n, self._mean.add(self._stamp, actions))
 
     def forget(self) -> None:
-        super().forget()
         self._mean.reset()
 
 

@@ -67,6 +67,7 @@ def _row(condition: Condition, group: list[Played]) -> dict:
         "said_done_wrongly": sum(o.ended == "succeeded" and not o.success for o in outcomes),
         "disturbed": sum(bool(o.events) for o in outcomes),
         "limited_rows": sum(o.limited for o in outcomes) / max(rows, 1),
+        "refused": sum(o.refused for o in outcomes),
         "held_rows": sum(o.held for o in outcomes) / max(rows, 1),
         "thinking": _mean([o.thinking for o in outcomes if o.asked]),
         "wall": sum(o.wall for o in outcomes), "rows": rows,

@@ -38,12 +38,12 @@ class PolicyNode(ManagedNode):
         self.deadline = parameter(self, "deadline_s", 0.5, "an inference that takes longer is given up [s]",
                                   minimum=0.01, maximum=5.0)
         self.step_down = parameter(self, "step_down_s", 0.25, "a policy with another one below it that takes longer is "
-                                   "stepped down from [s]; its inference and one of the next must fit into the robot's "
-                                   "max_blind", minimum=0.01, maximum=5.0)
+                                   "stepped down from [s]; replan_s, it and one inference of the next must fit into the "
+                                   "robot's max_blind", minimum=0.01, maximum=5.0)
         self.climb = parameter(self, "climb_after_s", 2.0, "a policy that was stepped down from and has answered well on "
                                "the side for so long is used again [s]", minimum=0.0, maximum=600.0)
         self.replan = parameter(self, "replan_s", 0.2, "from one question to the next, at least, where the one before was "
-                                "answered well [s]; 0: as soon as there is a new observation", minimum=0.0, maximum=0.5)
+                                "answered well [s]; 0: as soon as there is a new observation", minimum=0.0, maximum=0.3)
         self.options = {name: self.declare_options(name) for name in self.names}
         self.ladder: Ladder | None = None
         self.loop: PolicyLoop | None = None

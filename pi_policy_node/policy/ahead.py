@@ -28,22 +28,22 @@ class Chunk:
 
 
 def committed(last: Chunk | None, task: str, *, stamp: float, until: float, state: np.ndarray,
-              robot: Robot) -> tuple[float, Prefix | None]:
+              robot: Robot) -> tuple[float, Prefix] | None:
     """When row 0 of the next chunk is due, and the rows from there on that will have run at `until`. stamp: of the look.
 
     The next chunk keeps the time grid of the last one, so that its fixed rows are that one's rows and not
-    interpolations. Nothing is committed without a last chunk, after one of another task (the bridge brakes at once when
-    the instruction changes) or of a later look (the clock jumped), and where the robot is not where that chunk would have
-    it (it was held). The robot then rests, and row 0 is due when the answer is there: due at the look, its first rows
-    would be past, and the robot would have to jump to those after them.
+    interpolations. None: nothing is committed, without a last chunk, after one of another task (the bridge brakes at once
+    when the instruction changes) or of a later look (the clock jumped), and where the robot is not where that chunk would
+    have it (it was held). The robot then rests, or comes to rest, and row 0 is due when the answer is there: due at the
+    look, its first rows would be past, and the robot would have to jump to those after them.
     """
     if last is None or len(last.rows) == 0 or last.task != task or stamp < last.observed:
-        return until, None
+        return None
     played = min(len(last.rows), int((last.observed + robot.max_blind - last.stamp) / robot.dt) + 1)
     first = max(math.ceil((stamp - last.stamp) / robot.dt - 1e-6), 0)
     end = min(max(math.ceil((until - last.stamp) / robot.dt), first + 1), played)  # of one that is yet to begin, row 0
     if end <= first or not follows(last.rows[: played], first, state, robot):
-        return until, None
+        return None
     return last.stamp + first * robot.dt, Prefix(last.rows[first:end], planned=last.rows[end:])
 
 

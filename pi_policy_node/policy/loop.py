@@ -171,8 +171,9 @@ class PolicyLoop:
         begin = time.monotonic()
         delay = rung.delays.estimate() * self._robot.dt
         until = max(observation.stamp + delay, self._now() + self._robot.dt) + TRANSPORT
-        stamp, prefix = committed(self._last, task.id, stamp=observation.stamp, until=until,
-                                  state=observation.state, robot=self._robot)
+        goes_on = committed(self._last, task.id, stamp=observation.stamp, until=until, state=observation.state,
+                            robot=self._robot)
+        stamp, prefix = goes_on or (None, None)
         rung.ask(Question(task, observation, prefix, begin + rung.patience), answer, self._free)
         self._probe(rung, task, observation, prefix)
         if not answer.done.wait(rung.patience):
@@ -185,8 +186,9 @@ class PolicyLoop:
             return
         self._answered(rung, task, observation, answer, stamp, prefix)
 
-    def _answered(self, rung: Rung, task: Task, observation: Observation, answer: Answer, stamp: float,
+    def _answered(self, rung: Rung, task: Task, observation: Observation, answer: Answer, stamp: float | None,
                   prefix: Prefix | None) -> None:
+        """stamp: when row 0 is due; None: now."""
         actions = answer.result.actions
         fixed = 0 if prefix is None else min(len(prefix.rows), len(actions))
         if fixed:
@@ -196,6 +198,7 @@ class PolicyLoop:
                 return
             if self._blind_sent > answer.begin:  # the eyes died meanwhile, and the robot was asked to rest
                 return
+            stamp = self._now() + TRANSPORT if stamp is None else stamp
             chunk = self._number(Chunk(stamp, actions, task.id, observation.stamp, answer.took, fixed, source=rung.name))
             self._last = chunk
             self._due = answer.begin + self._replan - EARLY
@@ -218,7 +221,6 @@ class PolicyLoop:
             else:
                 other = self._ladder.fell(rung, time.monotonic())
             self._above = (code, cause)
-            self._due = -math.inf
             if other and self._observation is None:
                 self._observation = self._newest
         if other:

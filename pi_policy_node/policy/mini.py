@@ -65,7 +65,7 @@ class MiniPolicy:
         *,
         weights: str | Path | None = None,
         steps: int = 5,
-        subtask_every: float = 0.3,
+        subtask_every: float = 0.4,
         spread: float = 0.0,
         doubt: float = 4.0,
         stay: float = 1.0,

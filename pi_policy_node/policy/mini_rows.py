@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pi_policy_node.robot import Kinematics, Robot
 
+AT_REST = 3  # rows at one place: neither speed nor acceleration
 STIFF = 1e5  # what is shorter than its sixth root, 7 rows, is smoothed away
 
 
@@ -67,23 +68,25 @@ def to_rows(knots: np.ndarray, every: int, count: int) -> np.ndarray:
 
 
 def settle(robot: Robot, rows: np.ndarray, committed: np.ndarray | None, state: np.ndarray) -> np.ndarray:
-    """Rows [H, A] behind committed rows [d, A], which stay as they are, or behind none from where the robot is.
+    """Rows [H, A] behind committed rows [d, A], which stay as they are, or behind none from rest where the robot is.
 
     Arms and lift take the smoothest curve that is near to what is wanted. One that bends more sharply than the robot can
     leaves the robot behind, elsewhere than the next plan thinks it is; the two then chase each other, the wrist above
     all. Hands must not open before their time: they do as is wanted. So does the base, as soon as it can have that speed.
     """
-    joints = ~(robot.is_base | robot.is_gripper)
-    first = np.where(joints, state, rows[:1]) if committed is None else committed[: len(rows)]
-    count = len(first)
-    wanted, before = _smoother(len(rows), count)
-    rows = rows.copy()
-    rows[:count] = first
-    rows[count:, joints] = wanted @ rows[count:, joints] + before @ first[:, joints]
-    if count and robot.is_base.any():
-        change = robot.acceleration[robot.is_base] * robot.dt * np.arange(1, len(rows) - count + 1)[:, None]
-        speed = first[-1, robot.is_base]
-        rows[count:, robot.is_base] = rows[count:, robot.is_base].clip(speed - change, speed + change)
+    joints, base = ~(robot.is_base | robot.is_gripper), robot.is_base
+    if committed is None:
+        place = np.where(joints, state, np.where(base, 0.0, rows[0]))
+        return settle(robot, np.concatenate([rows[:1]] * (AT_REST - 1) + [rows]), np.tile(place, (AT_REST, 1)),
+                      state)[AT_REST - 1:]
+    before, rows = committed[: len(rows)], rows.copy()
+    count = len(before)
+    rows[:count] = before
+    wanted, past = _smoother(len(rows), count)
+    rows[count:, joints] = wanted @ rows[count:, joints] + past @ before[:, joints]
+    if count and base.any():
+        change = robot.acceleration[base] * robot.dt * np.arange(1, len(rows) - count + 1)[:, None]
+        rows[count:, base] = rows[count:, base].clip(before[-1, base] - change, before[-1, base] + change)
     return rows
 
 

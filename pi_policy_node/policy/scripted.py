@@ -17,6 +17,7 @@ from pi_policy_node.robot import Kinematics, Robot
 
 MARGIN = 0.6  # of every limit that a motion uses; the rest is for braking out of the motion before
 TOOL_MARGIN = 0.8  # of the limit of the tools' speed
+LATE = 30  # rows, of 0.02 s: so much later than its look a first chunk may be played
 STRAY = 0.02  # rad, m, m/s: fixed rows that are farther from the motion than this are not its own
 SHORTEST, LONGEST = 1.0, 30.0  # s
 GESTURE = (0.25, 0.20, -0.25, 0.30, 0.30, 0.40)  # rad, the arm joints' part in a wave, from the shoulder outwards
@@ -98,6 +99,7 @@ class ScriptedPolicy:
             self._rows: np.ndarray | None = None  # [N, A], the whole motion
             self._again: np.ndarray | None = None  # [M, A], what is played after it, over and over
             self._begin = 0.0  # s, when row 0 of the motion was due
+            self._unplayed = False  # that is not known yet: it was due when the answer was there
             self._name = ""
 
     def warm_up(self) -> None:
@@ -118,6 +120,8 @@ class ScriptedPolicy:
             if apart > STRAY:
                 self._start(obs, fixed)
                 first, _ = self._find(obs.stamp, fixed)
+            if len(fixed) and self._unplayed:  # now it is known when row 0 of the first chunk was due
+                self._begin, self._unplayed = obs.stamp - first * self.dt, False
             actions = self._played(first, self.horizon)
             actions[: len(fixed)] = fixed
             progress = math.nan if self._again is not None else min(first / (len(self._rows) - 1), 1.0)
@@ -207,10 +211,12 @@ class ScriptedPolicy:
                 squeezed = self.robot.is_gripper & (self._rows[-1] < state)
                 state = np.where(squeezed, self._rows[-1], state)
             start, speed, begin = state, np.zeros_like(state), obs.stamp
+            self._unplayed = True
         else:
             start = fixed[-1]
             speed = (fixed[-1] - fixed[-2]) / self.dt if len(fixed) > 1 else np.zeros_like(start)
             begin = obs.stamp + (len(fixed) - 1) * self.dt
+            self._unplayed = False
         motion = self.choose(obs.prompt, np.where(self.robot.is_base, 0.0, start))
         rows, self._again = self._plan(motion, start, speed), None
         if KEEP & set(_words(obs.prompt)):
@@ -278,6 +284,6 @@ class ScriptedPolicy:
         guess = max(int(round((stamp - self._begin) / self.dt)), 0)
         if len(fixed) == 0:
             return guess, 0.0
-        near = [i for i in range(guess - 2, guess + 3) if i >= 0]
+        near = [i for i in range(guess - (LATE if self._unplayed else 2), guess + 3) if i >= 0]
         error = [np.abs(self._played(i, len(fixed)) - fixed).max() for i in near]
         return near[int(np.argmin(error))], float(min(error))

@@ -177,10 +177,10 @@ def test_rtc_gives_the_rows_that_run_meanwhile_and_plays_on():
     feed = Rtc(ROBOT, replan=10, delay=0.1)
     assert feed.due(0, resting=True) and feed.ask(0, ROBOT.home) is None
     first = feed.answer(5, chunk(0.0))
-    assert first.stamp == pytest.approx(0.12) and first.observed == 0.0, "5 rows of delay, one of transport"
+    assert first.stamp == pytest.approx(0.1) and first.observed == 0.0, "due when it is there"
     assert not feed.due(9, resting=False) and feed.due(10, resting=False)
-    prefix = feed.ask(10, chunk(0.0)[4])
-    assert prefix.rows[:, 0] == pytest.approx(0.004 + 0.001 * np.arange(6))
+    prefix = feed.ask(10, chunk(0.0)[5])
+    assert prefix.rows[:, 0] == pytest.approx(0.005 + 0.001 * np.arange(6))  # 5 of delay, one of transport
     second = feed.answer(15, chunk(0.5))
     assert second.stamp == pytest.approx(0.2), "its row 0 was due at the look"
 
@@ -189,11 +189,11 @@ def test_rtc_asks_at_once_where_nothing_is_left_to_be_played():
     feed = Rtc(ROBOT, replan=1000, delay=0.0)
     feed.ask(0, ROBOT.home)
     feed.answer(0, chunk(0.0, 20))
-    assert not feed.due(21, resting=False) and feed.due(22, resting=False)
-    feed.ask(22, ROBOT.home)
-    feed.answer(22, chunk(0.0))
+    assert not feed.due(19, resting=False) and feed.due(20, resting=False)
+    feed.ask(20, ROBOT.home)
+    feed.answer(20, chunk(0.0))
     seen = round(ROBOT.max_blind / ROBOT.dt)
-    assert not feed.due(22 + seen, resting=False) and feed.due(23 + seen, resting=False), "no eyes for so long"
+    assert not feed.due(20 + seen, resting=False) and feed.due(21 + seen, resting=False), "no eyes for so long"
 
 
 def test_a_longer_delay_than_before_is_learnt():
