@@ -151,3 +151,12 @@ def test_bad_requests(robot, policy):
         make_policy("scribbled", robot)
     with pytest.raises(PolicyError, match="speed"):
         make_policy("scripted", robot, speed=3)
+
+
+def test_a_motion_that_began_later_than_its_look_goes_on_as_it_was_planned(robot, policy):
+    """A first chunk is played when it is there: here twelve rows after the look that it was made from."""
+    first = policy.infer(look(robot, "reach left")).actions
+    for since in (4, 14, 24):  # rows since it began
+        stamp = 100.0 + (12 + since) * robot.dt
+        later = policy.infer(look(robot, "reach left", stamp, first[since]), prefix=Prefix(first[since : since + 4])).actions
+        np.testing.assert_allclose(later[: 50 - since], first[since:], atol=1e-9)
