@@ -340,7 +340,6 @@ def test_another_step_discards_the_old_chunk_beyond_its_committed_rows(bench, ch
     bench = bench()
     bench.instruct()
     _, first = bench.next_chunk()
-    bench.wait(lambda: time.monotonic() > first.stamp)
     gate = threading.Event()
     bench.policy.answer = lambda *_: gate.wait(3) and ramp()
     bench.instruct(**change)
@@ -353,7 +352,7 @@ def test_another_step_discards_the_old_chunk_beyond_its_committed_rows(bench, ch
     bench.wait(lambda: len(bench.chunks) == 3)  # without a new observation: the newest one is thought about again
     obs, prefix = bench.policy.requests[-1]
     assert (obs.prompt, obs.subtask) == (change.get("subtask") or change.get("prompt", "creep"), change.get("subtask", ""))
-    assert prefix is not None and len(prefix.planned) <= 5 and bench.policy.resets == resets  # the stamps differ
+    assert prefix is not None and len(prefix.planned) <= 2 and bench.policy.resets == resets  # the stamps differ
     third = bench.chunks[2]
     k = round((third.stamp - first.stamp) / ROBOT.dt)
     np.testing.assert_array_equal(third.rows[: third.fixed], first.rows[k: k + third.fixed])

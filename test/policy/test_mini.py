@@ -138,6 +138,20 @@ def test_the_base_moves_only_where_the_subtask_is_to_drive(robot, file):
     assert (np.abs(np.diff(slowing, axis=0)) <= robot.acceleration[robot.is_base] * robot.dt + 1e-9).all()
 
 
+def test_of_the_committed_rows_the_network_is_told_the_first_alone(robot, file, monkeypatch):
+    policy, told = MiniPolicy(robot, weights=file, seed=0), []
+    act = policy.model.act
+    monkeypatch.setattr(policy.model, "act", lambda *what, known, given, **how: told.append((known, given)) or act(
+        *what, known=known, given=given, **how))
+    turning = np.tile(robot.home, (16, 1))
+    turning[:, 0] += 0.02 * np.arange(16)
+    for rows in (turning, np.tile(robot.home, (16, 1))):
+        policy.infer(observation(robot), prefix=Prefix(rows))
+    (known, given), (others, _) = told
+    assert given[0].tolist() == [True] + [False] * (given.shape[1] - 1)
+    assert torch.equal(known, others), "told more, it goes on as they do, right or wrong"
+
+
 def test_how_fast_the_base_goes_does_not_tell_where_it_should_go(robot, file):
     def last(speed):
         seen = observation(robot, subtask="drive to the counter")
