@@ -28,6 +28,7 @@ PICK = "pick"  # the first word of those that may be done by either arm
 SHOULDER = "link2"  # where an arm begins to reach out
 THEN = "place it"  # begins the words of what comes after that
 SURE = 0.7  # of what is where: an eye that is less sure does not choose the arm
+LOOKED = 1.0  # s after which one is chosen all the same, by the thing alone: with no arm to go by hands do not move
 REACHED = 0.52  # m from the shoulder, seen from above, at working height
 KEEP = 0.1  # m that the other arm must be nearer, to be taken instead
 DRIVE = "drive"  # the first word of those in which the base moves: in all demonstrations it stands in the others
@@ -42,6 +43,7 @@ class _Asked:
     arm: int = -1  # that is to pick up; -1: either
     then: str = ""  # what comes after picking up
     at: float = -np.inf  # s, the observation's clock: when the subtask was chosen
+    since: float = -np.inf  # and when for the first time
 
 
 @dataclass
@@ -251,14 +253,15 @@ class MiniPolicy:
         due = not 0 <= obs.stamp - asked.at < self._subtask_every - 1e-6
         if asked.prompt != obs.prompt or due:
             doing = asked if asked.prompt == obs.prompt and asked.at <= obs.stamp else _Asked()
-            said, = self._say([obs.prompt], seen, there, state[None], doing)
-            self._asked = _Asked(obs.prompt, *said, obs.stamp)
+            said, = self._say([obs.prompt], seen, there, state[None], doing, obs.stamp)
+            since = doing.since if said[0] == doing.subtask else obs.stamp
+            self._asked = _Asked(obs.prompt, *said, obs.stamp, since)
         return self._asked.subtask, self._asked.arm
 
     def _say(self, prompts: list[str], seen: dict[str, Tensor], there: Tensor, states: np.ndarray,
-             doing: _Asked = _Asked()) -> list[tuple[str, int, str]]:
-        """What is to be done next, which arm is to pick up, and what comes then. doing: what is in hand, of one robot
-        alone."""
+             doing: _Asked = _Asked(), now: float = 0.0) -> list[tuple[str, int, str]]:
+        """What is to be done next, which arm is to pick up, and what comes then. doing: what is in hand now, of one
+        robot alone."""
         look = self._look(prompts, [""] * len(prompts), [-1] * len(prompts), there, states)
         scene = self.model.see(look, self.model.find(look, seen)[0], drop=bool((look.instruction != PAD).all()))
         said = self._words(scene, doing.subtask)
@@ -270,6 +273,8 @@ class MiniPolicy:
         asked = torch.stack((self._tokens([*said, *then])).chunk(2), 1)
         places, sure = (part.numpy() for part in self.model.where(look, seen, asked))
         kept = doing.arm if going_on else -1
+        if going_on and kept < 0 and now - doing.since > LOOKED - 1e-6 and sure.min() < SURE:
+            places, sure = places[:, [0, 0]], np.ones_like(sure)
         arms = [self._reaching(places[row], look.tools[row].numpy(), kept) if sure[row].min() >= SURE else kept
                 for row in range(len(said))]
         return [(words, arm, after) if words.startswith(PICK) else (words, -1, "")

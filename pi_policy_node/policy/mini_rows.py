@@ -47,12 +47,13 @@ def perceived(robot: Robot, state: np.ndarray) -> np.ndarray:
 
 
 def hands(robot: Robot, kinematics: Kinematics, states: np.ndarray) -> tuple[Tensor, Tensor]:
-    """Of states [B, A]: how each arm moves its tool [B, arms, joints, 3], and how its hand is turned [B, arms]."""
+    """Of states [B, A]: how each arm moves its tool [B, arms, joints, 3], and how its hand is turned [B, arms]:
+    the way along which its fingers open, for a hand that points down has no other."""
     arms = [group for group in robot.groups if group.kind == "arm"]
     ways = kinematics.ways(states)
     frames = np.stack([kinematics.link_pose(states, arm.tool) for arm in arms], 1)
     return (torch.from_numpy(np.stack([ways[arm.name] for arm in arms], 1)).float(),
-            torch.from_numpy(np.arctan2(frames[..., 1, 0], frames[..., 0, 0])).float())
+            torch.from_numpy(np.arctan2(frames[..., 1, 1], frames[..., 0, 1])).float())
 
 
 def to_rows(knots: np.ndarray, every: int, count: int) -> np.ndarray:

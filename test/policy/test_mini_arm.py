@@ -64,6 +64,17 @@ def test_the_arm_is_one_that_reaches_the_thing_and_where_it_has_to_go(policy, mo
     assert (arm(left, right, sure=0.5), arm(left, right, sure=0.5, first=RIGHT)) == (-1, RIGHT), "who sees, chooses"
 
 
+def test_what_is_not_seen_for_a_second_does_not_hold_it_up(policy, monkeypatch):
+    """With no arm to go by it would stand for ever: the one that is nearer to the thing, until it sees better."""
+    def arm(stamp, sure, thing=(0.45, 0.05), place=(0.5, -0.35)):
+        believing(policy, monkeypatch, thing, place, sure)
+        policy.infer(observation(stamp=stamp))
+        return policy._asked.arm
+
+    assert [arm(stamp, 0.5) for stamp in (0.0, 0.4, 0.8, 1.2, 1.6)] == [-1, -1, -1, LEFT, LEFT]
+    assert arm(2.0, 0.9) == RIGHT, "that reaches both, once it sees both"
+
+
 def test_what_comes_then_is_said_once_for_a_subtask(policy, monkeypatch):
     answers = []
     believing(policy, monkeypatch, (0.45, 0.25), (0.5, 0.1), answers=answers)

@@ -11,8 +11,10 @@ import torch
 
 from pi_policy_node.policy.mini_eyes import harmonics, heading, turned
 from pi_policy_node.policy.mini_model import BENT, FAR, REACH, Mini
+from pi_policy_node.policy.mini_rows import hands
 from pi_policy_node.policy.shapes import MiniShape
 from pi_policy_node.robot import Kinematics, load_robot
+from pi_policy_node.sim.expert import Expert
 
 
 @pytest.fixture(scope="module")
@@ -138,3 +140,15 @@ def test_acting_is_told_how_joints_would_have_to_move():
         for hand in range(2):
             for part, wanted in zip(told[row, hand], (level, upright)):
                 assert torch.allclose(part, ways[row, hand] @ wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize("tilt", [0.0, 0.01, -0.01])
+@pytest.mark.parametrize("yaw", [-0.8, 0.0, 0.4])
+def test_acting_is_told_how_hands_are_turned_that_point_down(robot, yaw, tilt):
+    """Along which way their fingers open, as the expert has it and as `turn` says of things."""
+    state = robot.home.copy()
+    for arm in Expert(robot).arms.values():
+        state[arm.columns] = arm.joints(arm.home, yaw, state[arm.lift])
+        state[arm.columns.start + 4] += tilt  # the arm sags a little
+    _, told = hands(robot, Kinematics(robot), state[None])
+    assert np.sin(told.numpy() - yaw) == pytest.approx(0.0, abs=0.01)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 from pi_policy_node.robot import Kinematics, load_robot
 from pi_policy_node.sim.expert import Expert
+from pi_policy_node.sim.expert.follow import HAND, TOOL, YAW, Follower
+from pi_policy_node.sim.expert.skills import Pick
 from pi_policy_node.sim.expert.spots import spot
 from pi_policy_node.sim.expert.under_way import gripping
 from pi_policy_node.sim.physics import PhysicsError
@@ -108,3 +112,35 @@ def test_what_is_tried_does_not_happen(sim):
             sim.step(row)
         ways.append(np.r_[sim.physics.data.qpos, sim.physics.data.qvel, sim.state()])
     assert np.array_equal(*ways)
+
+
+def test_a_hand_is_sent_up_the_more_gradually_the_farther_it_is_off(sim):
+    """Somebody who sees to some millimetres and degrees cannot tell where a step is, and would go neither up nor down."""
+    task = draw("put", 0)
+    sim.reset(0, task.scene)
+    view, expert = look(sim), Expert(ROBOT)
+    thing, arm = task.goals[0].thing, expert.arms[expert._choose(look(sim), task, task.goals[0].thing)]
+    at = view.to_base(view.things[thing].position)
+    yaw = wished(view, thing, arm, at, arm.natural_yaw(at))[1]
+
+    def height(beside=0.0, turned=0.0):
+        """Above the thing, of where it is sent that stands so far off; and whether it closes."""
+        (way, *_), closes = wished(view, thing, arm, at + [0, beside, 0], yaw + turned, yaw)[::2]
+        return way[2] - at[2], closes
+
+    assert [height(beside)[1] for beside in (0.0, 0.007, 0.009)] == [True, True, False]
+    assert [height(turned=turned)[1] for turned in (0.14, -0.14, 0.16)] == [True, True, False]
+    for heights in (np.array([height(turned=x)[0] for x in np.linspace(0, 0.6, 61)]),
+                    np.array([height(beside=x)[0] for x in np.linspace(0, 0.025, 51)])):
+        steps = np.diff(heights)
+        assert heights[0] < 0.002 and heights[-1] > 0.03
+        assert (steps >= -1e-9).all() and steps.max() < 0.003
+
+
+def wished(view, thing, arm, tool, now, yaw=None):
+    """Where a hand at `tool`, turned `now`, is sent that has chosen `yaw`; the yaw it has then; whether it closes."""
+    pick, hand = Pick(thing, arm), SimpleNamespace(
+        tool=Follower(tool, TOOL, ROBOT.dt), yaw=Follower(now, YAW, ROBOT.dt), grip=Follower(0.97, HAND, ROBOT.dt))
+    pick._yaw = yaw
+    wish = pick.act(view, hand).hands[arm.name]
+    return wish, pick._yaw, bool(pick._closing)

@@ -13,12 +13,18 @@ import numpy as np
 
 from pi_policy_node.sim.expert.arms import Arm
 from pi_policy_node.sim.expert.spots import spot
-from pi_policy_node.sim.tasks.goals import Subtask
+from pi_policy_node.sim.tasks.goals import Inside, Subtask
 from pi_policy_node.sim.tasks.view import HALF_WIDTH, STROKE, TOP, View, half_height, handle, turn, wrap
 from pi_policy_node.sim.world import DRAWER_TRAVEL, KINDS, PLACES
 
 HOVER = 0.10  # m above its goal at which a hand travels
 FUNNEL = 3.0  # m higher per m beside the goal: how a hand comes down
+# What a hand need not be nearer than to come down all the way and to close or open. A learner sees things to some 6 mm
+# and 0.1 rad: finer than that, it would never know that it is there. Beyond it heights grow gradually, for of two
+# ways that one look cannot tell apart a learner takes the middle: it stands.
+BESIDE, TURNED = 0.008, 0.15  # m, rad
+TURNS = 0.2  # m higher per rad that fingers are turned from where they close
+LAYS = {Inside: 0.012}  # m beside its spot at which a thing may be let go; BESIDE elsewhere
 RUNNING, DONE, FAILED = "running", "done", "failed"
 OPEN, SHUT = 0.97, 0.03  # fingers; not their ends, where the bridge would round off the last bit
 SETTLED = 60  # rows more to wait for what was put down to come to rest
@@ -42,7 +48,7 @@ class Wish:
 class Pick:
     """Comes down over a thing wherever it is, closes, lifts."""
 
-    LIFTED = 0.085  # m
+    LIFTED, SLIPS = 0.07, 0.03  # m that it is lifted at least, and that it may slip from where it is held
 
     def __init__(self, thing: str, arm: Arm):
         self.thing, self.arm = thing, arm
@@ -74,15 +80,14 @@ class Pick:
         if beside > 0.03 and tool[2] < self.arm.rise(tool, below) - 0.03:  # out first, then over
             way = np.r_[tool[:2], below + 0.01]
         else:
-            way = np.r_[at[:2], at[2] + min(HOVER, FUNNEL * max(0.0, beside - 0.006))]
+            way = np.r_[at[:2], at[2] + min(HOVER, FUNNEL * max(0.0, beside - BESIDE))]
         waits = view.openings[self.arm.name] < opening - 0.12  # fingers first
         if waits:
             way[2] = max(way[2], min(tool[2], at[2] + 0.06))
-        aligned = abs(hand.yaw.position[0] - self._yaw) < 0.06
-        if not aligned:
-            way[2] = max(way[2], at[2] + 0.05)
-        there = beside < 0.006 and tool[2] - at[2] < 0.004
-        if there and aligned and not waits and np.linalg.norm(thing.velocity) < 0.05:
+        turned = abs(float(hand.yaw.position[0]) - self._yaw)
+        way[2] = max(way[2], at[2] + min(0.05, TURNS * max(0.0, turned - TURNED)))
+        there = beside < BESIDE and turned < TURNED and tool[2] - at[2] < 0.005
+        if there and not waits and np.linalg.norm(thing.velocity) < 0.05:
             self._closing, self._floor = 1, thing.position[2]
         speed = 0.12 if beside < 0.02 and tool[2] < at[2] + 0.05 else math.inf
         return Wish({self.arm.name: (way, self._yaw, opening, speed)})
@@ -97,7 +102,7 @@ class Pick:
             goal = self._grasp
         else:
             goal = up
-            if not view.gripped(self.arm.name, self.thing) or tool[2] - view.to_base(thing.position)[2] > 0.03:
+            if not view.gripped(self.arm.name, self.thing) or tool[2] - view.to_base(thing.position)[2] > self.SLIPS:
                 self._closing, self._tries, self._yaw = 0, self._tries + 1, None
                 return Wish({self.arm.name: (tool, hand.yaw.position[0], OPEN, 0.1)},
                             status=FAILED if self._tries > 4 else RUNNING)
@@ -168,16 +173,16 @@ class Place:
         goal = view.to_base(self._target + [0, 0, half_height(thing)])
         offset = tool - view.to_base(thing.position)
         goal = goal + np.where(np.abs(offset) < 0.035, offset, 0.0)
-        beside = math.hypot(*(goal - tool)[:2])
+        beside, near = math.hypot(*(goal - tool)[:2]), LAYS.get(type(self.goal), BESIDE)
         lane = max(goal[2], TOP + 0.105 + 0.02 + half_height(thing))  # above all that stands about
         if beside > 0.05 and tool[2] < self.arm.rise(tool, lane) - 0.025:
             way = np.r_[tool[:2], lane]
         else:
-            way = np.r_[goal[:2], min(lane, goal[2] + FUNNEL * max(0.0, beside - 0.008))]
+            way = np.r_[goal[:2], min(lane, goal[2] + FUNNEL * max(0.0, beside - near))]
         yaw = self.arm.natural_yaw(goal)
         speed = 0.10 if beside < 0.02 and tool[2] < goal[2] + 0.04 else math.inf
         self._stuck = self._stuck + 1 if beside < NEAR and _stands(hand) else 0
-        there = beside < 0.006 and abs(tool[2] - goal[2]) < 0.005 and abs(yaw - hand.yaw.position[0]) < 0.1
+        there = beside < near and abs(tool[2] - goal[2]) < 0.006
         if there or self._stuck > LONG:
             self._opened, self._release = 1, tool.copy()
         return Wish({name: (way, yaw, SHUT, speed)})
