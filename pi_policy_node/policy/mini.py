@@ -31,6 +31,7 @@ SURE = 0.7  # of what is where: an eye that is less sure does not choose the arm
 LOOKED = 1.0  # s after which one is chosen all the same, by the thing alone: with no arm to go by hands do not move
 REACHED = 0.52  # m from the shoulder, seen from above, at working height
 KEEP = 0.1  # m that the other arm must be nearer, to be taken instead
+NAMED = 0.25  # of the doubt that all is done, where one named thing has just been put down: it is seen better than all
 DRIVE = "drive"  # the first word of those in which the base moves: in all demonstrations it stands in the others
 
 
@@ -78,8 +79,8 @@ class MiniPolicy:
         """weights: a file of them; None = those that are shipped. steps: of Euler. subtask_every: s between two looks
         at what is to be done next; a new instruction is looked at at once. spread: of the noise that chunks are made
         of: 1 as in training; 0, the middle of what could be done, so that one thought is like the next. doubt: nats
-        that "done" must be likelier than anything else: said too soon it ends the task, said later it is asked for
-        again. stay: nats that another subtask must be likelier than the one in hand: where several would be as good to
+        that "done" must be likelier than anything else, a quarter of it where the one thing that the
+        instruction names has just been put down: said too soon it ends the task, said later it is asked for again. stay: nats that another subtask must be likelier than the one in hand: where several would be as good to
         begin with, it stays with one. patience: s with one subtask (driving apart), after which chunks are made of
         noise: where there are two ways, the middle of them may be to stand still.
         threads: torch's in this process, from `warm_up` on, 0 = as they are; with more than one, each product waits for
@@ -122,6 +123,7 @@ class MiniPolicy:
         done = torch.zeros(len(self.words))
         done[self.words.encode(DONE)] = 1.0
         self._doubt = doubt * done
+        self._things = {name.split()[-1] for name in self.words.names if name.startswith(PICK)}
         self._stay, self._patience = stay, patience
         self._generator = torch.Generator()
         self._generator.seed() if seed is None else self._generator.manual_seed(seed)
@@ -264,7 +266,7 @@ class MiniPolicy:
         robot alone."""
         look = self._look(prompts, [""] * len(prompts), [-1] * len(prompts), there, states)
         scene = self.model.see(look, self.model.find(look, seen)[0], drop=bool((look.instruction != PAD).all()))
-        said = self._words(scene, doing.subtask)
+        said = self._words(scene, prompts, doing.subtask)
         if not any(words.startswith(PICK) for words in said):
             return [(words, -1, "") for words in said]
         going_on = said[0] == doing.subtask
@@ -280,13 +282,15 @@ class MiniPolicy:
         return [(words, arm, after) if words.startswith(PICK) else (words, -1, "")
                 for words, arm, after in zip(said, arms, then)]
 
-    def _words(self, scene: Scene, before: str) -> list[str]:
+    def _words(self, scene: Scene, prompts: list[str], before: str) -> list[str]:
         """What is to be done next. before: what was until now, of one robot alone."""
+        put_down = before == DONE or before.startswith(THEN)
+        doubt = self._doubt * (NAMED if put_down and not self._things.isdisjoint(split(prompts[0])) else 1.0)
         if before:
-            same, old = self.model.weigh(scene, self.words.encode(before), doubt=self._doubt)
+            same, old = self.model.weigh(scene, self.words.encode(before), doubt=doubt)
             if same:
                 return [before]
-        said = [self.words.decode(tokens) for tokens in self.model.speak(scene, doubt=self._doubt)]
+        said = [self.words.decode(tokens) for tokens in self.model.speak(scene, doubt=doubt)]
         if before not in ("", DONE, said[0]) and said[0] != DONE:
             _, new = self.model.weigh(scene, self.words.encode(said[0]))
             said = said if new > old + self._stay else [before]

@@ -144,3 +144,22 @@ def test_the_weights_that_ship_say_what_comes_then_and_choose_arms_that_reach(po
             chosen += 1
             reaching += max(np.hypot(*(end - shoulder)[:2]) for end in ends) < REACHED + 0.08
     assert named >= 22 and chosen >= 10 and reaching >= 0.85 * chosen, (named, chosen, reaching)
+
+
+def test_that_one_thing_is_where_it_belongs_is_doubted_less_once_it_was_put_down(policy, monkeypatch):
+    done, heard, say = policy.words.encode("done"), [], {}
+
+    def speak(scene, *, doubt=None, begun=(), **_):
+        if doubt is not None:
+            heard.append(float(doubt[done[0]]))
+            assert float(doubt.sum()) == heard[-1], "nothing else is"
+        return [policy.words.encode(say["next"])]
+
+    monkeypatch.setattr(policy.model, "speak", speak)
+    monkeypatch.setattr(policy.model, "weigh", lambda scene, words, **_: (False, -9.0 if words == done else 0.0))
+    for prompt, doubts in ((WORDS, [4.0, 4.0, 1.0, 1.0]), ("put everything red in the blue bin", [4.0] * 4)):
+        heard.clear()
+        for k, say["next"] in enumerate((PICK, THEN, "done", "done")):
+            monkeypatch.setattr(policy, "_stay", -99.0)  # whatever is said is done
+            policy.infer(observation(prompt=prompt, stamp=0.5 * k))
+        assert heard == doubts
