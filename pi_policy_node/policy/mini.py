@@ -44,7 +44,6 @@ class _Asked:
     arm: int = -1  # that is to pick up; -1: either
     then: str = ""  # what comes after picking up
     at: float = -np.inf  # s, the observation's clock: when the subtask was chosen
-    since: float = -np.inf  # and when for the first time
 
 
 @dataclass
@@ -256,8 +255,7 @@ class MiniPolicy:
         if asked.prompt != obs.prompt or due:
             doing = asked if asked.prompt == obs.prompt and asked.at <= obs.stamp else _Asked()
             said, = self._say([obs.prompt], seen, there, state[None], doing, obs.stamp)
-            since = doing.since if said[0] == doing.subtask else obs.stamp
-            self._asked = _Asked(obs.prompt, *said, obs.stamp, since)
+            self._asked = _Asked(obs.prompt, *said, obs.stamp)
         return self._asked.subtask, self._asked.arm
 
     def _say(self, prompts: list[str], seen: dict[str, Tensor], there: Tensor, states: np.ndarray,
@@ -275,7 +273,7 @@ class MiniPolicy:
         asked = torch.stack((self._tokens([*said, *then])).chunk(2), 1)
         places, sure = (part.numpy() for part in self.model.where(look, seen, asked))
         kept = doing.arm if going_on else -1
-        if going_on and kept < 0 and now - doing.since > LOOKED - 1e-6 and sure.min() < SURE:
+        if going_on and kept < 0 and now - self._doing.since > LOOKED and sure.min() < SURE:
             places, sure = places[:, [0, 0]], np.ones_like(sure)
         arms = [self._reaching(places[row], look.tools[row].numpy(), kept) if sure[row].min() >= SURE else kept
                 for row in range(len(said))]

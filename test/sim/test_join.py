@@ -119,7 +119,7 @@ def test_a_hand_is_sent_up_the_more_gradually_the_farther_it_is_off(sim):
     task = draw("put", 0)
     sim.reset(0, task.scene)
     view, expert = look(sim), Expert(ROBOT)
-    thing, arm = task.goals[0].thing, expert.arms[expert._choose(look(sim), task, task.goals[0].thing)]
+    thing, arm = task.goals[0].thing, expert.arms[expert._choose(view, task, task.goals[0].thing)]
     at = view.to_base(view.things[thing].position)
     yaw = wished(view, thing, arm, at, arm.natural_yaw(at))[1]
 

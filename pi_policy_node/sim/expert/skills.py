@@ -22,9 +22,9 @@ FUNNEL = 3.0  # m higher per m beside the goal: how a hand comes down
 # What a hand need not be nearer than to come down all the way and to close or open. A learner sees things to some 6 mm
 # and 0.1 rad: finer than that, it would never know that it is there. Beyond it heights grow gradually, for of two
 # ways that one look cannot tell apart a learner takes the middle: it stands.
-BESIDE, TURNED = 0.008, 0.15  # m, rad
+WITHIN, TURNED = 0.008, 0.15  # m, rad
 TURNS = 0.2  # m higher per rad that fingers are turned from where they close
-LAYS = {Inside: 0.012}  # m beside its spot at which a thing may be let go; BESIDE elsewhere
+LAYS = {Inside: 0.012}  # m beside its spot at which a thing may be let go; WITHIN elsewhere
 RUNNING, DONE, FAILED = "running", "done", "failed"
 OPEN, SHUT = 0.97, 0.03  # fingers; not their ends, where the bridge would round off the last bit
 SETTLED = 60  # rows more to wait for what was put down to come to rest
@@ -80,13 +80,13 @@ class Pick:
         if beside > 0.03 and tool[2] < self.arm.rise(tool, below) - 0.03:  # out first, then over
             way = np.r_[tool[:2], below + 0.01]
         else:
-            way = np.r_[at[:2], at[2] + min(HOVER, FUNNEL * max(0.0, beside - BESIDE))]
+            way = np.r_[at[:2], at[2] + min(HOVER, FUNNEL * max(0.0, beside - WITHIN))]
         waits = view.openings[self.arm.name] < opening - 0.12  # fingers first
         if waits:
             way[2] = max(way[2], min(tool[2], at[2] + 0.06))
         turned = abs(float(hand.yaw.position[0]) - self._yaw)
         way[2] = max(way[2], at[2] + min(0.05, TURNS * max(0.0, turned - TURNED)))
-        there = beside < BESIDE and turned < TURNED and tool[2] - at[2] < 0.005
+        there = beside < WITHIN and turned < TURNED and tool[2] - at[2] < 0.005
         if there and not waits and np.linalg.norm(thing.velocity) < 0.05:
             self._closing, self._floor = 1, thing.position[2]
         speed = 0.12 if beside < 0.02 and tool[2] < at[2] + 0.05 else math.inf
@@ -173,7 +173,7 @@ class Place:
         goal = view.to_base(self._target + [0, 0, half_height(thing)])
         offset = tool - view.to_base(thing.position)
         goal = goal + np.where(np.abs(offset) < 0.035, offset, 0.0)
-        beside, near = math.hypot(*(goal - tool)[:2]), LAYS.get(type(self.goal), BESIDE)
+        beside, near = math.hypot(*(goal - tool)[:2]), LAYS.get(type(self.goal), WITHIN)
         lane = max(goal[2], TOP + 0.105 + 0.02 + half_height(thing))  # above all that stands about
         if beside > 0.05 and tool[2] < self.arm.rise(tool, lane) - 0.025:
             way = np.r_[tool[:2], lane]
