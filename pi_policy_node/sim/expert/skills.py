@@ -48,7 +48,8 @@ class Wish:
 class Pick:
     """Comes down over a thing wherever it is, closes, lifts."""
 
-    LIFTED, SLIPS = 0.07, 0.03  # m that it is lifted at least, and that it may slip from where it is held
+    SLIPS = 0.03  # m that it may slip from where it is held
+    LIFTED = HOVER - SLIPS  # m that it is lifted at least, by a hand that rises by HOVER
 
     def __init__(self, thing: str, arm: Arm):
         self.thing, self.arm = thing, arm
@@ -133,7 +134,6 @@ class Place:
     """Carries what is held to a spot, lowers it, lets go, rises."""
 
     def __init__(self, subtask: Subtask, arm: Arm):
-
         self.thing, self.arm, self.goal = subtask.thing, arm, subtask.goal
         self._target: np.ndarray | None = None
         self._opened = 0
