@@ -16,7 +16,7 @@ from pi_policy_node.sim.world import COLOURS, KINDS, PLACES
 ARMS = {"left": 1, "right": -1}
 SHOULDER = np.array([0.13, 0.20])  # of the left arm, from the base
 REACHED = 0.545  # m from the shoulder, seen from above, at working height
-RESTING = np.array([0.43, 0.20])  # of the left hand at home, from the base: it hangs 10 cm above the table
+RESTING = np.array([0.36, 0.34])  # of the left hand at home, from the base: it hangs 16 cm above the table
 STACKED = ("block", "cylinder", "prism")  # what stays on top of another
 UNDER = ("block", "brick", "prism")
 
