@@ -30,17 +30,19 @@ from pi_policy_node.sim.expert.spots import SPREAD, TOUCH, spot
 from pi_policy_node.sim.sight import sees
 from pi_policy_node.sim.tasks import Task, View, draw, look
 from pi_policy_node.sim.tasks.goals import Bring, DrawerAt, Inside, OnSurface
-from pi_policy_node.sim.tasks.view import HALF_WIDTH, STROKE, TOP, half_height
+from pi_policy_node.sim.tasks.view import HALF_WIDTH, STROKE, TOP, half_height, handle, wrap
 from pi_policy_node.sim.world import KINDS, PLACES
 
-VERSION = 9
+VERSION = 10
 SHARD = 100  # scenes in a file
 # in these parts
-FAMILIES = {"put": 5, "stack": 2, "move": 2, "drawer": 1, "bring": 1, "clear": 3, "gather": 2, "sort": 2, "drive": 10}
+FAMILIES = {"put": 5, "stack": 2, "move": 2, "drawer": 2, "bring": 1, "clear": 3, "gather": 2, "sort": 2, "drive": 10}
 RESTS = 0.7  # part of the arms that are at home while the robot drives
 MET = 0.5  # part of the scenes in which some goals are met already
 CARRIED = 0.5  # part of the scenes for bringing in which the robot is where it has to bring things
 OWN = 0.5  # part of what is held that the task is about
+AJAR = 0.5  # part of the drawers, not yet as wanted, that stand anywhere between
+AT_HANDLE = 0.5  # part of the hands on the drawer's side that are about its handle, where it is to be moved
 LETS_GO = 0.12  # part of the hands that are about to let go of something where it belongs
 GRASPS = 0.3  # part of the hands down over a thing that have closed on it
 FLOOR = 0.008  # m from a container's foot to what lies in it
@@ -131,6 +133,8 @@ class Gazer:
             base = _about(rng, PLACES[first.surface])
         if isinstance(first, DrawerAt) and met[0]:
             drawer = abs(first.opening - abs(rng.normal(0, 0.05)))
+        elif isinstance(first, DrawerAt) and rng.random() < AJAR:
+            drawer = rng.uniform(0.0, 1.0)
         self.sim.reset(0, replace(task.scene, base=base, drawer=drawer))
         self._bring(rng, task, look(self.sim), met)
         view = look(self.sim)
@@ -143,7 +147,9 @@ class Gazer:
         for arm in self.arms.values():
             if driving and rng.random() < RESTS:
                 continue
-            if goals and rng.random() < LETS_GO:
+            if isinstance(first, DrawerAt) and arm.home[1] > 0 and rng.random() < AT_HANDLE:
+                point, yaw, opening, thing = self._at_handle(rng, arm, view, row[arm.lift])
+            elif goals and rng.random() < LETS_GO:
                 point, yaw, opening, thing = self._over(rng, arm, view, row[arm.lift], goals[rng.integers(len(goals))])
             else:
                 choice = own if own and rng.random() < OWN else things
@@ -195,6 +201,14 @@ class Gazer:
             thing = str(rng.choice(things))
             return arm.nearest(point, lift), yaw, HALF_WIDTH[view.things[thing].kind] / STROKE, thing
         return arm.nearest(point, lift), yaw, rng.uniform(0.0, 1.0), ""
+
+    def _at_handle(self, rng, arm: Arm, view: View, lift: float) -> tuple[np.ndarray, float, float, str]:
+        """The same, at or above the drawer's handle."""
+        high = rng.uniform(0.0, 0.12) * (rng.random() < 0.5)
+        point = view.to_base(handle(view)) + np.r_[rng.normal(0, 0.006 + 0.25 * high, 2), high]
+        yaw = arm.natural_yaw(point)
+        yaw += wrap(2 * (-view.base[2] - yaw)) / 2 + rng.normal(0, 0.05)  # across the bar
+        return arm.nearest(point, lift), yaw, rng.uniform(0.1, 0.8), ""
 
     def _over(self, rng, arm: Arm, view: View, lift: float, goal: Bring) -> tuple[np.ndarray, float, float, str]:
         """The same, where it is about to let go."""

@@ -238,11 +238,10 @@ class Drawer:
         if beside > 0.03 and tool[2] < self.arm.rise(tool, at[2] + HOVER) - 0.03:
             way = np.r_[tool[:2], at[2] + HOVER + 0.01]
         else:
-            way = np.r_[at[:2], at[2] + min(HOVER, FUNNEL * max(0.0, beside - 0.005))]
-        ready = abs(hand.yaw.position[0] - yaw) < 0.06 and abs(view.openings[name] - 0.75) < 0.1
-        if not ready:
-            way[2] = max(way[2], at[2] + 0.07)
-        if ready and beside < 0.005 and tool[2] - at[2] < 0.004:
+            way = np.r_[at[:2], at[2] + min(HOVER, FUNNEL * max(0.0, beside - WITHIN))]
+        turned, waits = abs(hand.yaw.position[0] - yaw), abs(view.openings[name] - 0.75) > 0.1
+        way[2] = max(way[2], at[2] + (0.07 if waits else min(0.07, TURNS * max(0.0, turned - TURNED))))
+        if not waits and turned < TURNED and beside < WITHIN and tool[2] - at[2] < 0.005:
             self._closing, self._grasp = 1, tool.copy()
         return Wish({name: (way, yaw, 0.75, 0.12 if beside < 0.02 else math.inf)})
 
