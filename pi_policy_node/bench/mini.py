@@ -51,15 +51,15 @@ def floor(policy: MiniPolicy, obs: Observation, threads: int) -> dict[str, float
     with torch.inference_mode():
         pictures, there = policy._pictures(obs)
         seen, state = model.look(pictures), np.asarray(obs.state)[None]
-        [(words, arm, then)] = policy._say([obs.prompt], seen, there, state)
+        asked, = policy._say([obs.prompt], seen, there, state)
         flops = {
             "look": _flops(lambda: model.look(pictures)),
             "say": _flops(lambda: policy._say([obs.prompt], seen, there, state)),
-            "act": _flops(lambda: policy._act([obs.prompt], [words or WORDS], [arm], [None], seen, there, state, 0.0)),
+            "act": _flops(lambda: policy._act([obs.prompt], [asked.subtask or WORDS], [asked.arm], [None], seen, there, state, 0.0)),
         }
     count = {name: sum(p.numel() for p in part.parameters()) for name, part in model.named_children()}
     eyes = sum(count[name] for name in ("front", "wrist", "rear", "wide", "reader"))
-    spoken = len(policy.words.encode(words)) + len(policy.words.encode(then)) + 2  # with each one's end
+    spoken = len(policy.words.encode(asked.subtask)) + len(policy.words.encode(asked.then)) + 2  # with each one's end
     weights = {"look": eyes, "say": (1 + spoken) * count["vlm"], "act": count["vlm"] + policy._steps * count["expert"]}
     passes = {name: 1e3 * max(4 * weights[name] / here.bytes, flops[name] / here.flops) for name in flops}
     return {**{f"{name}_ms": value for name, value in passes.items()}, "total_ms": sum(passes.values()),

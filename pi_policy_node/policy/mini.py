@@ -15,23 +15,16 @@ from torch import Tensor
 from pi_policy_node.policy import mini_weights
 from pi_policy_node.policy.base import InputError, Observation, PolicyError, Prefix, Result, check_alive
 from pi_policy_node.policy.mini_eyes import EYES, POINTING, eye_shape, fit
+from pi_policy_node.policy.mini_next import DONE, Chooser, Next
 from pi_policy_node.policy.mini_rows import hands, origin, perceived, settle, to_rows
-from pi_policy_node.policy.mini_scene import PAD, Look, Scene
+from pi_policy_node.policy.mini_scene import PAD, Look
 from pi_policy_node.policy.mini_words import split
 from pi_policy_node.policy.shapes import MiniShape
 from pi_policy_node.robot import Kinematics, Robot
 
 FARTHEST = 1000.0  # rad, m or m/s: anything beyond it is a broken message, not a robot
-DONE = "done"  # the subtask's words when nothing is left to do
 RESTLESS = 0.5  # spread of the noise where a subtask does not come to its end
-PICK = "pick"  # the first word of those that may be done by either arm
 SHOULDER = "link2"  # where an arm begins to reach out
-THEN = "place it"  # begins the words of what comes after that
-SURE = 0.7  # of what is where: an eye that is less sure does not choose the arm
-LOOKED = 1.0  # s after which one is chosen all the same, by the thing alone: with no arm to go by hands do not move
-REACHED = 0.52  # m from the shoulder, seen from above, at working height
-KEEP = 0.1  # m that the other arm must be nearer, to be taken instead
-NAMED = 0.25  # of the doubt that all is done, where one named thing has just been put down: it is seen better than all
 DRIVE = "drive"  # the first word of those in which the base moves: in all demonstrations it stands in the others
 
 
@@ -40,10 +33,8 @@ class _Asked:
     """What is remembered of the task in hand."""
 
     prompt: str = ""
-    subtask: str = ""
-    arm: int = -1  # that is to pick up; -1: either
-    then: str = ""  # what comes after picking up
-    at: float = -np.inf  # s, the observation's clock: when the subtask was chosen
+    next: Next = Next()
+    at: float = -np.inf  # s, the observation's clock: when that was chosen
 
 
 @dataclass
@@ -79,8 +70,9 @@ class MiniPolicy:
         at what is to be done next; a new instruction is looked at at once. spread: of the noise that chunks are made
         of: 1 as in training; 0, the middle of what could be done, so that one thought is like the next. doubt: nats
         that "done" must be likelier than anything else, a quarter of it where the one thing that the
-        instruction names has just been put down: said too soon it ends the task, said later it is asked for again. stay: nats that another subtask must be likelier than the one in hand: where several would be as good to
-        begin with, it stays with one. patience: s with one subtask (driving apart), after which chunks are made of
+        instruction names has just been put down: said too soon it ends the task, said later it is asked for again.
+        stay: nats that another subtask must be likelier than the one in hand: where several would be as good to begin
+        with, it stays with one. patience: s with one subtask (driving apart), after which chunks are made of
         noise: where there are two ways, the middle of them may be to stand still.
         threads: torch's in this process, from `warm_up` on, 0 = as they are; with more than one, each product waits for
         the slowest on a busy machine. seed: the noise's, for repeatable answers.
@@ -116,14 +108,10 @@ class MiniPolicy:
         self._eyes = {eye: names[camera] for eye, camera in loaded.cameras.items()}
         self._kinematics = Kinematics(robot)
         self._tools = [group.name for group in robot.groups if group.kind == "arm"]
-        self._shoulders = [self._kinematics.link_pose(robot.home, arm.replace("arm", SHOULDER))[:3, 3]
-                           for arm in self._tools]
+        shoulders = [self._kinematics.link_pose(robot.home, arm.replace("arm", SHOULDER))[:3, 3] for arm in self._tools]
+        self.chooser = Chooser(self.model, self.words, shoulders, doubt=doubt, stay=stay)
         self._steps, self._subtask_every, self._spread, self._threads = steps, subtask_every, spread, threads
-        done = torch.zeros(len(self.words))
-        done[self.words.encode(DONE)] = 1.0
-        self._doubt = doubt * done
-        self._things = {name.split()[-1] for name in self.words.names if name.startswith(PICK)}
-        self._stay, self._patience = stay, patience
+        self._patience = patience
         self._generator = torch.Generator()
         self._generator.seed() if seed is None else self._generator.manual_seed(seed)
         self._asked, self._doing = _Asked(), _Doing()
@@ -188,8 +176,8 @@ class MiniPolicy:
             subtasks, arms = [obs.subtask for obs in observations], [-1] * len(observations)
             if not all(subtasks):
                 said = self._say([obs.prompt for obs in observations], seen, there, states)
-                chosen = [(told, -1, "") if told else own for told, own in zip(subtasks, said)]
-                subtasks, arms, _ = map(list, zip(*chosen))
+                chosen = [Next(told) if told else own for told, own in zip(subtasks, said)]
+                subtasks, arms = [one.subtask for one in chosen], [one.arm for one in chosen]
             prefixes = [request.prefix for request in requests]
             knots, progress = self._act([obs.prompt for obs in observations], subtasks, arms, prefixes, seen, there,
                                         states, self._spread)
@@ -235,13 +223,8 @@ class MiniPolicy:
         full = np.concatenate((perceived(self.robot, states), tools.reshape(len(states), -1)), 1)
         poses = np.stack([self._kinematics.link_pose(states, self._eyes[eye].frame)[:, :3] for eye in POINTING], 1)
         return Look({}, there, torch.from_numpy(self.scales.state_in(full)), torch.from_numpy(poses).float(),
-                    torch.from_numpy(tools).float(), self._tokens(prompts), self._tokens(subtasks), torch.tensor(arms))
-
-    def _tokens(self, texts: list[str]) -> Tensor:
-        rows = [self.words.encode(text) for text in texts]
-        longest = max(map(len, rows))
-        return torch.tensor([row + [PAD] * (longest - len(row)) for row in rows], dtype=torch.int64).reshape(
-            len(rows), longest)
+                    torch.from_numpy(tools).float(), self.words.rows(prompts), self.words.rows(subtasks),
+                    torch.tensor(arms))
 
     # ---- what comes out
 
@@ -253,55 +236,16 @@ class MiniPolicy:
         asked = self._asked
         due = not 0 <= obs.stamp - asked.at < self._subtask_every - 1e-6
         if asked.prompt != obs.prompt or due:
-            doing = asked if asked.prompt == obs.prompt and asked.at <= obs.stamp else _Asked()
-            said, = self._say([obs.prompt], seen, there, state[None], doing, obs.stamp)
-            self._asked = _Asked(obs.prompt, *said, obs.stamp)
-        return self._asked.subtask, self._asked.arm
+            doing = asked.next if asked.prompt == obs.prompt and asked.at <= obs.stamp else Next()
+            said, = self._say([obs.prompt], seen, there, state[None], doing, obs.stamp - self._doing.since)
+            self._asked = _Asked(obs.prompt, said, obs.stamp)
+        return self._asked.next.subtask, self._asked.next.arm
 
     def _say(self, prompts: list[str], seen: dict[str, Tensor], there: Tensor, states: np.ndarray,
-             doing: _Asked = _Asked(), now: float = 0.0) -> list[tuple[str, int, str]]:
-        """What is to be done next, which arm is to pick up, and what comes then. doing: what is in hand now, of one
-        robot alone."""
+             doing: Next = Next(), lasts: float = 0.0) -> list[Next]:
+        """What is to be done next. doing, lasts: what one robot alone does now, and for how long it has [s]."""
         look = self._look(prompts, [""] * len(prompts), [-1] * len(prompts), there, states)
-        scene = self.model.see(look, self.model.find(look, seen)[0], drop=bool((look.instruction != PAD).all()))
-        said = self._words(scene, prompts, doing.subtask)
-        if not any(words.startswith(PICK) for words in said):
-            return [(words, -1, "") for words in said]
-        going_on = said[0] == doing.subtask
-        then = [doing.then] if going_on else [self.words.decode(tokens)  # what it would say with the thing in hand
-                                              for tokens in self.model.speak(scene, begun=self.words.encode(THEN))]
-        asked = torch.stack((self._tokens([*said, *then])).chunk(2), 1)
-        places, sure = (part.numpy() for part in self.model.where(look, seen, asked))
-        kept = doing.arm if going_on else -1
-        if going_on and kept < 0 and now - self._doing.since > LOOKED and sure.min() < SURE:
-            places, sure = places[:, [0, 0]], np.ones_like(sure)
-        arms = [self._reaching(places[row], look.tools[row].numpy(), kept) if sure[row].min() >= SURE else kept
-                for row in range(len(said))]
-        return [(words, arm, after) if words.startswith(PICK) else (words, -1, "")
-                for words, arm, after in zip(said, arms, then)]
-
-    def _words(self, scene: Scene, prompts: list[str], before: str) -> list[str]:
-        """What is to be done next. before: what was until now, of one robot alone."""
-        put_down = before == DONE or before.startswith(THEN)
-        doubt = self._doubt * (NAMED if put_down and not self._things.isdisjoint(split(prompts[0])) else 1.0)
-        if before:
-            same, old = self.model.weigh(scene, self.words.encode(before), doubt=doubt)
-            if same:
-                return [before]
-        said = [self.words.decode(tokens) for tokens in self.model.speak(scene, doubt=doubt)]
-        if before not in ("", DONE, said[0]) and said[0] != DONE:
-            _, new = self.model.weigh(scene, self.words.encode(said[0]))
-            said = said if new > old + self._stay else [before]
-        return said
-
-    def _reaching(self, points: np.ndarray, tools: np.ndarray, kept: int) -> int:
-        """The arm that reaches a thing and its place, points [2, 3]; of two the nearer, or the one that is kept to."""
-        def cost(arm: int) -> float:
-            """m; what is out of reach costs more than any way."""
-            beyond = float(np.hypot(*(points - self._shoulders[arm])[:, :2].T).max()) - REACHED
-            return 20 * max(0.0, beyond) + float(np.hypot(*(points[0] - tools[arm])[:2])) - (arm == kept) * KEEP
-
-        return min(range(len(tools)), key=cost)
+        return self.chooser.choose(look, seen, prompts, states[:, self.robot.is_gripper], doing, lasts)
 
     def _lasts(self, subtask: str, stamp: float) -> bool:
         """Whether a subtask has taken longer than there is patience for."""

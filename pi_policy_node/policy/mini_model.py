@@ -135,9 +135,13 @@ class Mini(nn.Module):
     def _called(self, looks: Tensor) -> Tensor:
         """[B, K, W] by which two words what looks so to the front eye would be called."""
         with torch.autocast(looks.device.type, enabled=False):
-            share = self.front.fits(looks, self.asked_names()).softmax(-1)
+            share = self.fits(looks)
             ends = (self.names != PAD).sum(1, keepdim=True) + torch.tensor([-2, -1], device=looks.device)
             return self.called(share @ self.embed(self.names.gather(1, ends)).flatten(1))
+
+    def fits(self, looks: Tensor) -> Tensor:
+        """[B, K, names] how much what looks so to the front eye [B, K, C] is each of them; together 1."""
+        return self.front.fits(looks, self.asked_names()).softmax(-1)
 
     def asked_names(self) -> Tensor:
         """[M, W] what to look for, for each name. Kept while nothing is learnt: it depends on no picture."""
@@ -285,6 +289,17 @@ class Mini(nn.Module):
         if doubt is not None:
             logits[0] -= doubt
         return torch.equal(logits.argmax(-1), said), likely
+
+    @torch.no_grad()
+    def likely(self, scene: Scene, phrases: Tensor) -> Tensor:
+        """[K] how likely each of phrases [K, N], padded, is all that is said: log. Of a scene with one row."""
+        count, ends = len(phrases), (phrases != PAD).sum(1, keepdim=True)
+        several = Scene([(k.expand(count, *k.shape[1:]), v.expand(count, *v.shape[1:])) for k, v in scene.kv],
+                        scene.valid.expand(count, -1), scene.hidden, scene.full)
+        logits = self.say(several, F.pad(phrases, (1, 0), value=BEGIN))[0].float().log_softmax(-1)
+        said = F.pad(phrases, (0, 1), value=PAD).scatter(1, ends, END)
+        each = logits.gather(2, said[..., None])[..., 0]
+        return torch.where(torch.arange(said.shape[1]) <= ends, each, 0.0).sum(1)
 
     # ---- actions
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
-from pi_policy_node.policy.mini_scene import UNKNOWN
+import torch
+from torch import Tensor
+
+from pi_policy_node.policy.mini_scene import PAD, UNKNOWN
 
 SPECIAL = 4  # tokens that are no words: padding, unknown, begin, end
 LONGEST = 32  # words of an instruction or a subtask
@@ -36,6 +39,13 @@ class Words:
     def encode(self, text: str) -> list[int]:
         """A token for each word; those beyond the longest sentence are left out."""
         return [self._token.get(word, UNKNOWN) for word in split(text)[:LONGEST]]
+
+    def rows(self, texts: Sequence[str]) -> Tensor:
+        """int64 [texts, words of the longest], padded."""
+        rows = [self.encode(text) for text in texts]
+        longest = max(map(len, rows))
+        return torch.tensor([row + [PAD] * (longest - len(row)) for row in rows], dtype=torch.int64).reshape(
+            len(rows), longest)
 
     def named(self) -> list[list[int]]:
         """Those subtasks in tokens."""

@@ -14,6 +14,7 @@ from pi_policy_node.policy.base import CheckpointError, InputError, Observation,
 from pi_policy_node.policy.mini import MiniPolicy
 from pi_policy_node.policy.mini_model import Mini
 from pi_policy_node.policy.mini_rows import Scales, settle, to_rows
+from pi_policy_node.policy.mini_next import Next
 from pi_policy_node.policy.mini_words import Words
 from pi_policy_node.policy.registry import make_policy
 from pi_policy_node.policy.shapes import GemmaShape, MiniShape
@@ -115,7 +116,7 @@ def test_the_subtask_is_obeyed_and_changes_what_is_done(robot, file):
 def test_it_chooses_the_subtask_now_and_then_and_at_once_on_new_words(robot, file, monkeypatch):
     policy = MiniPolicy(robot, weights=file, seed=0, subtask_every=0.3)
     said = iter(["first", "second", "third", "fourth"])
-    monkeypatch.setattr(policy, "_say", lambda *_: [(next(said), -1, "")])
+    monkeypatch.setattr(policy, "_say", lambda *_: [Next(next(said))])
     ask = lambda stamp, **more: policy.infer(observation(robot, stamp=stamp, **more)).subtask  # noqa: E731
     assert [ask(0.0), ask(0.1), ask(0.2), ask(0.3)] == ["first", "first", "first", "second"]
     assert ask(0.35, prompt="put the blue block in the bin") == "third"

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from pi_policy_node.policy.base import Observation
-from pi_policy_node.policy.mini import REACHED, MiniPolicy
+from pi_policy_node.policy.mini import MiniPolicy
+from pi_policy_node.policy.mini_next import REACHED, Next
 from pi_policy_node.robot import load_robot
 from pi_policy_node.sim.simulator import Simulator
 from pi_policy_node.sim.tasks import KEPT_SEEDS, draw, look
@@ -53,7 +54,7 @@ def test_the_arm_is_one_that_reaches_the_thing_and_where_it_has_to_go(policy, mo
             policy.infer(observation(stamp=0.0))
         believing(policy, monkeypatch, thing, place, sure)
         policy.infer(observation(stamp=1.0))
-        return policy._asked.arm
+        return policy._asked.next.arm
 
     left, right = (0.45, 0.25), (0.45, -0.25)
     assert (arm(left, (0.5, 0.1)), arm(right, (0.5, -0.1))) == (LEFT, RIGHT), "the nearer"
@@ -69,7 +70,7 @@ def test_what_is_not_seen_for_a_second_does_not_hold_it_up(policy, monkeypatch):
     def arm(stamp, sure, thing=(0.45, 0.05), place=(0.5, -0.35)):
         believing(policy, monkeypatch, thing, place, sure)
         policy.infer(observation(stamp=stamp))
-        return policy._asked.arm
+        return policy._asked.next.arm
 
     assert [arm(stamp, 0.5) for stamp in (0.0, 0.4, 0.8, 1.2, 1.6)] == [-1, -1, -1, LEFT, LEFT]
     assert arm(2.0, 0.9) == RIGHT, "that reaches both, once it sees both"
@@ -117,7 +118,7 @@ def test_each_robot_of_several_has_its_arm(policy, monkeypatch):
 def test_what_is_done_depends_on_the_arm_that_is_told(policy, monkeypatch):
     def rows(arm):
         policy.reset()
-        monkeypatch.setattr(policy, "_say", lambda *_: [(PICK, arm, THEN)])
+        monkeypatch.setattr(policy, "_say", lambda *_: [Next(PICK, arm, PICK, THEN)])
         return policy.infer(observation()).actions
 
     told = [rows(arm) for arm in (LEFT, RIGHT, -1)]
@@ -136,30 +137,11 @@ def test_the_weights_that_ship_say_what_comes_then_and_choose_arms_that_reach(po
         policy.reset()
         answer = policy.infer(observation(task.instruction, images=simulator.images(), state=view.state))
         named += answer.subtask == f"pick up the {goal.thing.replace('_', ' ')}" and (
-            policy._asked.then == f"place it {goal.words(view)}")
-        if policy._asked.arm >= 0:
+            policy._asked.next.then == f"place it {goal.words(view)}")
+        if policy._asked.next.arm >= 0:
             other = getattr(goal, "container", None) or goal.other
             ends = [view.to_base(view.things[name].position) for name in (goal.thing, other)]
-            shoulder = policy._shoulders[policy._asked.arm]
+            shoulder = policy.chooser.shoulders[policy._asked.next.arm]
             chosen += 1
             reaching += max(np.hypot(*(end - shoulder)[:2]) for end in ends) < REACHED + 0.08
     assert named >= 22 and chosen >= 10 and reaching >= 0.85 * chosen, (named, chosen, reaching)
-
-
-def test_that_one_thing_is_where_it_belongs_is_doubted_less_once_it_was_put_down(policy, monkeypatch):
-    done, heard, say = policy.words.encode("done"), [], {}
-
-    def speak(scene, *, doubt=None, begun=(), **_):
-        if doubt is not None:
-            heard.append(float(doubt[done[0]]))
-            assert float(doubt.sum()) == heard[-1], "nothing else is"
-        return [policy.words.encode(say["next"])]
-
-    monkeypatch.setattr(policy.model, "speak", speak)
-    monkeypatch.setattr(policy.model, "weigh", lambda scene, words, **_: (False, -9.0 if words == done else 0.0))
-    for prompt, doubts in ((WORDS, [4.0, 4.0, 1.0, 1.0]), ("put everything red in the blue bin", [4.0] * 4)):
-        heard.clear()
-        for k, say["next"] in enumerate((PICK, THEN, "done", "done")):
-            monkeypatch.setattr(policy, "_stay", -99.0)  # whatever is said is done
-            policy.infer(observation(prompt=prompt, stamp=0.5 * k))
-        assert heard == doubts

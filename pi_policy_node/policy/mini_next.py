@@ -1,0 +1,210 @@
+"""What mini does next: what its network says, unless its eyes and fingers know better; and by which arm."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pi_policy_node.policy.mini_model import Mini
+from pi_policy_node.policy.mini_scene import PAD, Found, Look, Scene
+from pi_policy_node.policy.mini_words import Words, split
+
+DONE = "done"  # the subtask's words when nothing is left to do
+PICK = "pick"  # the first word of those that may be done by either arm
+THEN = "place it"  # begins the words of what comes after that
+NEXT_TO = "next to"  # either side will do: of such a place eyes do not say where it is
+SURE = 0.7  # of what is where: an eye that is less sure does not choose the arm, nor judge
+LOOKED = 1.0  # s after which an arm is chosen all the same, by the thing alone: with none to go by hands do not move
+REACHED = 0.52  # m from the shoulder, seen from above, at working height
+KEEP = 0.1  # m that the other arm must be nearer, to be taken instead
+NAMED = 0.25  # of the doubt that all is done, where one named thing has just been put down: it is seen better than all
+THERE, ASTRAY = 0.03, 0.09  # m beside its place, seen from above: a thing so near has arrived, one so far has not
+AMONG = 0.05  # m, of one of several in a container
+HOLDS = 0.15, 0.65  # of a hand's opening: it is closed around something
+FREE = 0.7  # and this one has let go
+AT_HAND = 0.04  # m from the tool to what it holds
+SEEN, UNSEEN = 2.0, 0.01  # how much it counts that the front eye sees a thing, and what it counts as if it does not
+FEW = 4  # likeliest things that are looked at once more
+STAYS, TIRES = 4.0, 10.0  # nats that another thing must be likelier, and s after which it may be as much less likely
+GLIMPSE = 0.1  # of how surely the front eye sees a thing: what it sees less it does not see
+BLIND = 5  # looks in a row at which nothing is seen that could be picked up, after which that may be all
+
+
+class Next(NamedTuple):
+    """A subtask, and what it is about."""
+
+    subtask: str = ""
+    arm: int = -1  # that is to pick up; -1: either
+    pick: str = ""  # the words of picking up the thing that it is about
+    then: str = ""  # and of putting it down
+    put: tuple[str, ...] = ()  # words in which things were put down until now
+    blind: int = 0  # looks in a row at which none of what could be picked up was seen
+
+
+class _Now(NamedTuple):
+    """What one robot sees, and what it makes of it."""
+
+    look: Look
+    seen: dict[str, Tensor]
+    found: Found
+    scene: Scene
+    openings: np.ndarray  # [arms] of its hands
+    lasts: float  # s that it has been doing what it does
+
+
+class Chooser:
+    """Says what is next."""
+
+    def __init__(self, model: Mini, words: Words, shoulders: Sequence[np.ndarray], *, doubt: float, stay: float) -> None:
+        """shoulders: of each arm [3], in the base's frame. doubt, stay: as `MiniPolicy` has them."""
+        self.model, self.words, self.shoulders = model, words, shoulders
+        done = torch.zeros(len(words))
+        done[words.encode(DONE)] = 1.0
+        self._doubt, self._stay = doubt * done, stay
+        self._picks = [name for name in words.names if name.startswith(PICK)]
+        self._named = [words.names.index(name) for name in self._picks]
+        self._tokens = words.rows([*self._picks, DONE])
+        self._things = {name.split()[-1] for name in self._picks}
+
+    def choose(self, look: Look, seen: dict[str, Tensor], prompts: Sequence[str], openings: np.ndarray,
+               before: Next = Next(), lasts: float = 0.0) -> list[Next]:
+        """For every robot that looks. openings [B, arms]: of their hands. before, lasts: what one robot alone does
+        now, and for how long it has [s]."""
+        found = self.model.find(look, seen)[0]
+        scene = self.model.see(look, found, drop=bool((look.instruction != PAD).all()))
+        said = self._words(scene, prompts, before.subtask)
+        blind = 0
+        if len(prompts) == 1:
+            now = _Now(look, seen, found, scene, openings[0], lasts)
+            words, blind = self._sensible(said[0], now, prompts[0], before)
+            said = [words]
+        if not any(words.startswith(PICK) for words in said):
+            return [self._follows(words, before) for words in said]
+        going_on = said[0] == before.subtask
+        then = [before.then] if said[0] == before.pick else self._then(scene)
+        places, sure = self._where(look, seen, said, then)
+        kept = before.arm if going_on else -1
+        if going_on and kept < 0 and lasts > LOOKED and sure.min() < SURE:
+            places, sure = places[:, [0, 0]], np.ones_like(sure)
+        arms = [self._reaching(places[row], look.tools[row].numpy(), kept) if sure[row].min() >= SURE else kept
+                for row in range(len(said))]
+        return [Next(words, arm, words, after, before.put, blind) if words.startswith(PICK) else self._follows(words, before)
+                for words, arm, after in zip(said, arms, then)]
+
+    @staticmethod
+    def _follows(words: str, before: Next) -> Next:
+        """What is no picking up."""
+        if not words.startswith(THEN):
+            return before._replace(subtask=words, arm=-1)
+        return Next(words, -1, before.pick, words, tuple(dict.fromkeys((*before.put, words))))
+
+    # ---- words
+
+    def _words(self, scene: Scene, prompts: Sequence[str], before: str) -> list[str]:
+        """What the network says. before: what was until now, of one robot alone."""
+        put_down = before == DONE or before.startswith(THEN)
+        doubt = self._doubt * (NAMED if put_down and self._names_one(prompts[0]) else 1.0)
+        if before:
+            same, old = self.model.weigh(scene, self.words.encode(before), doubt=doubt)
+            if same:
+                return [before]
+        said = [self.words.decode(tokens) for tokens in self.model.speak(scene, doubt=doubt)]
+        if before not in ("", DONE, said[0]) and said[0] != DONE:
+            _, new = self.model.weigh(scene, self.words.encode(said[0]))
+            said = said if new > old + self._stay else [before]
+        return said
+
+    def _then(self, scene: Scene) -> list[str]:
+        """What the network would say with the thing in hand."""
+        return [self.words.decode(tokens) for tokens in self.model.speak(scene, begun=self.words.encode(THEN))]
+
+    def _names_one(self, prompt: str) -> bool:
+        """Whether an instruction is about a thing that it names."""
+        return not self._things.isdisjoint(split(prompt))
+
+    # ---- what eyes and fingers know better
+
+    def _sensible(self, said: str, now: _Now, prompt: str, before: Next) -> tuple[str, int]:
+        """What one robot says, or what contradicts less what it sees; and `Next.blind`."""
+        goes_on, picks = said == before.subtask, said.startswith(PICK)
+        if picks and before.subtask.startswith(THEN) and before.pick and self._is_held(now, before):
+            return before.subtask, 0
+        if not self._names_one(prompt):
+            many = self._picks and (picks or said == DONE and before.pick)
+            return self._thing(said, now, before) if many else (said, 0)
+        if before.pick and not goes_on and said in (DONE, before.pick):
+            beside = self._beside(now, before)
+            said = DONE if beside < THERE else before.pick if beside > ASTRAY else said
+        return said, 0
+
+    def _is_held(self, now: _Now, before: Next) -> bool:
+        """Whether what was picked up is in a hand."""
+        places, sure = self._where(now.look, now.seen, [before.pick], [before.then])
+        near = np.linalg.norm(now.look.tools[0].numpy() - places[0, 0], axis=-1) < AT_HAND
+        closed = (now.openings > HOLDS[0]) & (now.openings < HOLDS[1])
+        return bool(sure[0, 0] >= SURE and (closed & near).any())
+
+    def _beside(self, now: _Now, before: Next) -> float:
+        """m from what was picked up to where it has to go, seen from above; NaN where that cannot be told."""
+        if NEXT_TO in before.then or now.openings.min() < FREE:
+            return math.nan
+        places, sure = self._where(now.look, now.seen, [before.pick], [before.then])
+        return _across(places[0]) if sure.min() >= SURE else math.nan
+
+    def _thing(self, said: str, now: _Now, before: Next) -> tuple[str, int]:
+        """What to pick up where no thing is named: what the network would say of what the front eye sees, but not what
+        is where it has to go. Done, where that is likelier than all of them, and said, or nothing is seen for a while."""
+        seen = self._notices(now)
+        *likely, done = self.model.likely(now.scene, self._tokens).tolist()
+        if before.subtask in self._picks:
+            doing = self._picks.index(before.subtask)  # a hand that comes near hides it from the front
+            seen[doing] = max(seen[doing], self._where(now.look, now.seen, [before.subtask], [before.then])[1][0, 0])
+            likely[doing] += 0.0 if seen[doing] < GLIMPSE else STAYS if now.lasts < TIRES else -STAYS
+        score = likely + SEEN * np.log(seen + UNSEEN)
+        may_be_all = said == DONE or before.blind >= BLIND
+        best = np.argsort(-score)[:FEW]
+        for i in best:
+            if may_be_all and score[i] < done - float(self._doubt.max()):
+                return DONE, before.blind
+            if not self._is_among(self._picks[i], now, before.put):
+                return self._picks[i], 0 if seen[i] > GLIMPSE else before.blind + 1
+        return (DONE if may_be_all else self._picks[best[0]]), before.blind + 1
+
+    def _notices(self, now: _Now) -> np.ndarray:
+        """[picks] how surely the front eye notices what each of them names."""
+        noticed = now.found.noticed
+        return (self.model.fits(noticed[..., :-1]) * noticed[..., -1:])[0, :, self._named].amax(0).numpy()
+
+    def _is_among(self, pick: str, now: _Now, put: tuple[str, ...]) -> bool:
+        """Whether a thing lies where others were put down."""
+        if not put:
+            return False
+        places, sure = self._where(now.look, now.seen, [pick] * len(put), list(put))
+        return any(_across(points) < AMONG for points in places[sure.min(1) >= SURE])
+
+    # ---- places and arms
+
+    def _where(self, look: Look, seen: dict[str, Tensor], picks: list[str], thens: list[str]) -> tuple[
+            np.ndarray, np.ndarray]:
+        """[B, 2, 3] m where things are and where they go, and how sure that is [B, 2]."""
+        places, sure = self.model.where(look, seen, torch.stack(self.words.rows([*picks, *thens]).chunk(2), 1))
+        return places.numpy(), sure.numpy()
+
+    def _reaching(self, points: np.ndarray, tools: np.ndarray, kept: int) -> int:
+        """The arm that reaches a thing and its place, points [2, 3]; of two the nearer, or the one that is kept to."""
+        def cost(arm: int) -> float:
+            """m; what is out of reach costs more than any way."""
+            beyond = float(np.hypot(*(points - self.shoulders[arm])[:, :2].T).max()) - REACHED
+            return 20 * max(0.0, beyond) + float(np.hypot(*(points[0] - tools[arm])[:2])) - (arm == kept) * KEEP
+
+        return min(range(len(tools)), key=cost)
+
+
+def _across(points: np.ndarray) -> float:
+    """m between two points [2, 3], seen from above."""
+    return float(np.hypot(*(points[0] - points[1])[:2]))

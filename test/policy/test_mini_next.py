@@ -1,0 +1,154 @@
+"""What mini does next where its eyes and fingers know better than its words."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from pi_policy_node.policy.base import Observation
+from pi_policy_node.policy.mini import MiniPolicy
+from pi_policy_node.policy.mini_next import BLIND, TIRES
+from pi_policy_node.robot import load_robot
+
+ROBOT = load_robot("pi_mobile")
+ONE, ALL = "put the red block in the blue bin", "put everything red in the blue bin"
+PICK, BALL, THEN = "pick up the red block", "pick up the red ball", "place it in the blue bin"
+HERE, BIN, BESIDE = (0.45, 0.25, 0.72), (0.50, 0.10, 0.80), (0.515, 0.11, 0.74)
+
+
+def observation(prompt: str, stamp: float, opening: float = 1.0) -> Observation:
+    state = ROBOT.home.copy()
+    state[ROBOT.is_gripper] = opening
+    blank = {name: np.full((72, 96, 3), 90, np.uint8) for name in ("front_camera", "left_wrist_camera")}
+    return Observation(blank, state, prompt, stamp)
+
+
+class World:
+    """What eyes and network would make of it, and a policy that believes that."""
+
+    def __init__(self, monkeypatch) -> None:
+        self.policy = MiniPolicy(ROBOT, seed=0)
+        words, self.model = self.policy.words, self.policy.model
+        self.says, self.opening, self._stamp = PICK, 1.0, 0.0
+        self.places, self.sure, self.seen, self.likely = {PICK: HERE, THEN: BIN}, {}, {}, {}
+        monkeypatch.setattr(self.model, "speak", self._speak)
+        monkeypatch.setattr(self.model, "weigh", lambda scene, tokens, **_: (words.decode(tokens) == self.says, -9.0))
+        monkeypatch.setattr(self.model, "where", self._where)
+        monkeypatch.setattr(self.model, "likely", lambda scene, phrases: torch.tensor(
+            [self.likely.get(words.decode(row.tolist()), -30.0) for row in phrases]))
+        monkeypatch.setattr(self.policy.chooser, "_notices", lambda _: np.array(
+            [self.seen.get(pick, 0.0) for pick in self.policy.chooser._picks]))
+        monkeypatch.setattr(self.policy.chooser, "_stay", -99.0)  # whatever the network says is heard
+
+    def ask(self, says: str, prompt: str = ONE, after: float = 0.5) -> str:
+        """The next subtask."""
+        self.says, self._stamp = says, self._stamp + after
+        return self.policy.infer(observation(prompt, self._stamp, self.opening)).subtask
+
+    def in_hand(self) -> tuple[float, ...]:
+        return tuple(self.policy._kinematics.tools(ROBOT.home[None])["left_arm"][0])
+
+    def _speak(self, scene, *, begun=(), **_):
+        return [self.policy.words.encode(THEN if begun else self.says)]
+
+    def _where(self, look, seen, asked):
+        named = [[self.policy.words.decode(words.tolist()) for words in row] for row in asked]
+        places = [[self.places.get(words, (2.0, 2.0, 0.7)) for words in row] for row in named]
+        return torch.tensor(places), torch.tensor([[self.sure.get(words, 0.9) for words in row] for row in named])
+
+
+@pytest.fixture
+def world(monkeypatch):
+    return World(monkeypatch)
+
+
+def put_down(world: World, prompt: str = ONE) -> None:
+    """It has picked the red block up and let go of it somewhere."""
+    assert [world.ask(PICK, prompt), world.ask(THEN, prompt)] == [PICK, THEN]
+
+
+def test_what_is_in_a_hand_is_not_picked_up(world):
+    put_down(world)
+    world.places[PICK], world.opening = world.in_hand(), 0.5
+    assert world.ask(PICK) == THEN
+    world.sure[PICK] = 0.5
+    assert world.ask(PICK) == PICK, "unless it is not sure of it"
+    put_down(world)
+    world.sure[PICK], world.opening = 0.9, 1.0
+    assert world.ask(PICK) == PICK, "or the hand is open"
+
+
+def test_what_has_arrived_is_not_picked_up_again(world):
+    put_down(world)
+    world.places[PICK] = BESIDE
+    assert world.ask(PICK) == "done"
+    world.opening = 0.5
+    assert world.ask(PICK) == PICK, "with something in a hand it is not done"
+    world.opening, world.sure[THEN] = 1.0, 0.5
+    put_down(world)
+    assert world.ask(PICK) == PICK, "nor where it does not see the place"
+
+
+def test_what_is_astray_is_picked_up_again_whatever_the_network_says(world):
+    put_down(world)
+    assert world.ask("done") == PICK
+    world.places[PICK] = (BIN[0], BIN[1] + 0.06, 0.74)
+    assert world.ask("done") == "done", "between the two the network is believed"
+
+
+def test_next_to_something_is_where_no_eye_can_say(world):
+    beside = "place it next to the blue bin"
+    world.places[beside] = BIN
+    world.ask(PICK)
+    assert world.ask(beside) == beside and world.ask("done") == "done"
+
+
+def test_of_many_things_it_picks_up_one_that_it_sees(world):
+    world.likely |= {PICK: -0.5, BALL: -3.0, "done": -12.0}
+    world.seen |= {BALL: 0.8}
+    assert world.ask(PICK, ALL) == BALL
+    world.seen |= {PICK: 0.6}
+    assert world.ask(PICK, ALL) == BALL, "and stays with it"
+    assert world.ask(PICK, ALL, after=TIRES + 1) == PICK, "until it has not come to anything for long"
+
+
+def test_of_many_things_it_leaves_those_that_are_where_they_belong(world):
+    world.likely |= {PICK: -0.5, BALL: -3.0, "done": -12.0}
+    world.seen |= {PICK: 0.8, BALL: 0.8}
+    put_down(world, ALL)
+    world.places |= {PICK: BESIDE, BALL: HERE}
+    assert world.ask(PICK, ALL) == BALL
+
+
+def test_it_is_done_with_many_once_none_is_seen_for_a_while(world):
+    world.likely |= {PICK: -0.5, BALL: -3.0, "done": -4.0}
+    world.seen |= {PICK: 0.8}
+    put_down(world, ALL)
+    world.seen.clear()
+    world.sure[PICK] = 0.0
+    world.places[BALL] = HERE
+    said = [world.ask(PICK, ALL) for _ in range(BLIND + 1)]
+    assert "done" not in said[:-1] and said[-1] == "done"
+    world.seen[BALL] = 0.8
+    assert world.ask("done", ALL) == BALL, "unless there is one after all"
+
+
+def test_that_one_thing_is_where_it_belongs_is_doubted_less_once_it_was_put_down(monkeypatch):
+    policy = MiniPolicy(ROBOT, seed=0)
+    done, heard, say = policy.words.encode("done"), [], {}
+
+    def speak(scene, *, doubt=None, begun=(), **_):
+        if doubt is not None:
+            heard.append(float(doubt[done[0]]))
+            assert float(doubt.sum()) == heard[-1], "nothing else is"
+        return [policy.words.encode(say["next"])]
+
+    monkeypatch.setattr(policy.model, "speak", speak)
+    monkeypatch.setattr(policy.model, "weigh", lambda scene, words, **_: (False, -9.0 if words == done else 0.0))
+    for prompt, doubts in ((ONE, [4.0, 4.0, 1.0, 1.0]), ("put everything red in the blue bin", [4.0] * 4)):
+        heard.clear()
+        for k, say["next"] in enumerate((PICK, THEN, "done", "done")):
+            monkeypatch.setattr(policy.chooser, "_stay", -99.0)  # whatever is said is done
+            policy.infer(observation(prompt, 0.5 * k))
+        assert heard == doubts
