@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,8 @@ from pi_policy_node.policy.base import InputError, Observation, PolicyError, Pre
 from pi_policy_node.policy.mini_eyes import EYES, POINTING, eye_shape, fit
 from pi_policy_node.policy.mini_next import DONE, Chooser, Next
 from pi_policy_node.policy.mini_rows import hands, origin, perceived, settle, to_rows
-from pi_policy_node.policy.mini_scene import PAD, Look
+from pi_policy_node.policy.mini_scene import PAD, Look, spotted
+from pi_policy_node.policy.mini_steady import Steady
 from pi_policy_node.policy.mini_words import split
 from pi_policy_node.policy.shapes import MiniShape
 from pi_policy_node.robot import Kinematics, Robot
@@ -114,7 +115,7 @@ class MiniPolicy:
         self._patience = patience
         self._generator = torch.Generator()
         self._generator.seed() if seed is None else self._generator.manual_seed(seed)
-        self._asked, self._doing = _Asked(), _Doing()
+        self._asked, self._doing, self._steady = _Asked(), _Doing(), Steady()
         self._lock = threading.Lock()
 
     def warm_up(self) -> None:
@@ -127,7 +128,7 @@ class MiniPolicy:
 
     def reset(self) -> None:
         """A new task begins: what is to be done next is looked at anew."""
-        self._asked, self._doing = _Asked(), _Doing()
+        self._asked, self._doing, self._steady = _Asked(), _Doing(), Steady()
 
     def reseed(self, seed: int) -> None:
         """The noise's beginning, so that an episode does not depend on those before it."""
@@ -157,7 +158,8 @@ class MiniPolicy:
             chosen = time.monotonic()
             check_alive(deadline, cancel)
             spread = max(self._spread, RESTLESS * self._lasts(subtask, obs.stamp))
-            knots, progress = self._act([obs.prompt], [subtask], [arm], [prefix], seen, there, state[None], spread)
+            knots, progress = self._act([obs.prompt], [subtask], [arm], [prefix], seen, there, state[None], spread,
+                                        obs.stamp)
             rows = self._rows(knots[0], prefix, subtask, state)
         now = time.monotonic()
         timing = {"prepare": prepared - started, "look": looked - prepared, "say": chosen - looked,
@@ -255,8 +257,8 @@ class MiniPolicy:
 
     def _act(self, prompts: list[str], subtasks: list[str], arms: list[int], prefixes: list[Prefix | None],
              seen: dict[str, Tensor], there: Tensor, states: np.ndarray,
-             spread: float) -> tuple[np.ndarray, np.ndarray]:
-        """Knots [B, K, A] in the robot's units and progress [B] in 0..1."""
+             spread: float, stamp: float | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Knots [B, K, A] in the robot's units and progress [B] in 0..1. stamp: where one robot alone looks, when."""
         shape = self.model.shape
         at = origin(self.robot, states)
         known = np.zeros((len(states), shape.knots, shape.action_dim))
@@ -267,6 +269,10 @@ class MiniPolicy:
         look = self._look(prompts, subtasks, arms, there, states)
         look.ways, look.hands = hands(self.robot, self._kinematics, states)
         found, _ = self.model.find(look, seen, acting=True)
+        if stamp is not None:
+            place, sure = self.model.place(look, found)
+            steady = self._steady.take(subtasks[0], place[0].numpy(), float(sure[0]), stamp)
+            found = replace(found, spots=spotted(look.cameras, torch.from_numpy(steady).float()[None, None]))
         scene = self.model.aim(look, found, drop=bool((look.subtask != PAD).all()))
         noise = spread * torch.randn(known.shape, generator=self._generator)
         told = self.scales.knots_in(known, at) * ~self.robot.is_base  # see `perceived`

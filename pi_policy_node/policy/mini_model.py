@@ -168,8 +168,8 @@ class Mini(nn.Module):
         arms would have to move to be there: with that, what acting has to find is nearly what it is told."""
         with torch.autocast(found.spots.device.type, enabled=False):
             share, sure = self._shares(look.seen[:, : len(POINTING)], found.looks)
-            places = placed(look.cameras, found.spots)
-            place, turn = (share * places).sum(1), (share * turned(found.turns, heading(look.cameras))).sum(1)
+            place = (share * placed(look.cameras, found.spots)).sum(1)
+            turn = (share * turned(found.turns, heading(look.cameras))).sum(1)
             apart = place[:, None] - look.tools
             way = look.ways * (apart * (FAR / apart.norm(dim=-1, keepdim=True).clamp(min=FAR)))[:, :, None]
             bent = torch.cat((way[..., :2].sum(-1), way[..., 2]), -1).flatten(1)  # to be above or below; up or down
@@ -190,6 +190,11 @@ class Mini(nn.Module):
         looks, spots = (torch.stack([getattr(p, name) for p in pointing], 2) for name in ("looks", "spot"))
         share, sure = self._shares(look.seen[:, None, : len(POINTING)], looks)
         return (share * placed(look.cameras[:, None], spots)).sum(2), sure.amax(-1)
+
+    def place(self, look: Look, found: Found) -> tuple[Tensor, Tensor]:
+        """[B, 3] m in the base's frame where the thing in question is, and [B] how sure the surest eye is."""
+        share, sure = self._shares(look.seen[:, : len(POINTING)], found.looks)
+        return (share * placed(look.cameras, found.spots)).sum(1), sure.amax(1)
 
     def _stands(self, look: Look, found: Found) -> Tensor:
         """[B, places, W] where one would stand at the room's places: finely where that is near."""

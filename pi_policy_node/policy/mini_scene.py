@@ -52,6 +52,12 @@ class Scene:
     hidden: Tensor  # [B, W] of the state's token
     full: bool = False  # nothing is padded
 
+
 def placed(cameras: Tensor, spots: Tensor) -> Tensor:
     """[..., 3] m in the base's frame, of places [..., 3] in the frames of cameras [..., 3, 4]."""
     return torch.einsum("...ij,...j->...i", cameras[..., :3], spots) + cameras[..., 3]
+
+
+def spotted(cameras: Tensor, places: Tensor) -> Tensor:
+    """[..., 3] m in the frames of cameras [..., 3, 4], of places [..., 3] in the base's frame."""
+    return torch.einsum("...ij,...i->...j", cameras[..., :3], places - cameras[..., 3])

@@ -1,0 +1,47 @@
+"""Where the subtask's thing is, looked at again and again: it lies still, whatever one look makes of it.
+
+A hand that comes near hides what it is for, and eyes then take something else for it, for one look: what is 10 cm away
+in this look and was not in the last is not believed until it has been seen there several times.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+
+JUMP = 0.03  # m, seen from above: farther from where it was, it is not believed at once
+LOOKS = 3  # in a row that must agree on it, until it is
+BLEND = 0.5  # part of the way to what the newest look says
+SURE = 0.5  # of what a look says: less is not listened to
+FORGETS = 3.0  # s without a look that agrees
+
+
+@dataclass
+class Steady:
+    """Of one robot."""
+
+    _about: str = ""  # the subtask's words
+    _at: np.ndarray | None = None  # [2] m in the base's frame
+    _seen: float = -math.inf  # s: when a look agreed last
+    _others: list[np.ndarray] = field(default_factory=list)  # [2] what the last looks said instead
+
+    def forget(self) -> None:
+        self._about, self._at, self._others = "", None, []
+
+    def take(self, subtask: str, place: np.ndarray, sure: float, stamp: float) -> np.ndarray:
+        """Where it is, [3] in the base's frame, from what this look says. How high it is may change: it is lifted."""
+        if subtask != self._about or not 0 <= stamp - self._seen < FORGETS:
+            self.forget()
+            self._about = subtask
+        at = place[:2]
+        if self._at is None or math.dist(at, self._at) < JUMP:
+            if sure >= SURE:
+                self._at = at.copy() if self._at is None else self._at + BLEND * (at - self._at)
+                self._seen, self._others = stamp, []
+        elif sure >= SURE:
+            self._others = [other for other in self._others if math.dist(at, other) < JUMP] + [at.copy()]
+            if len(self._others) >= LOOKS:
+                self._at, self._seen, self._others = at.copy(), stamp, []
+        return place if self._at is None else np.r_[self._at, place[2]]

@@ -1,0 +1,69 @@
+"""A thing lies where it lay, whatever one look makes of it, until several agree that it does not."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from pi_policy_node.policy.mini_scene import placed, spotted
+from pi_policy_node.policy.mini_steady import FORGETS, LOOKS, Steady
+
+PICK, THEN = "pick up the red block", "place it in the blue bin"
+HERE, THERE = np.array([0.45, 0.20, 0.72]), np.array([0.45, 0.10, 0.72])
+
+
+class Looks:
+    """Looks at one thing, 0.2 s apart."""
+
+    def __init__(self) -> None:
+        self.steady, self.stamp = Steady(), 0.0
+
+    def at(self, place, sure=0.9, subtask=PICK, after=0.2):
+        self.stamp += after
+        return self.steady.take(subtask, np.asarray(place), sure, self.stamp)
+
+
+@pytest.fixture
+def looks():
+    return Looks()
+
+
+def test_one_look_that_says_otherwise_is_not_believed(looks):
+    looks.at(HERE)
+    assert np.array_equal(looks.at(THERE), HERE)
+    assert np.array_equal(looks.at(HERE), HERE)
+    assert [np.array_equal(looks.at(THERE), THERE) for _ in range(LOOKS)] == [False] * (LOOKS - 1) + [True], (
+        "several in a row are")
+
+
+def test_looks_that_say_this_and_that_do_not_agree(looks):
+    looks.at(HERE)
+    for k in range(2 * LOOKS):
+        assert np.array_equal(looks.at(HERE + [0.0, 0.1 * (-1) ** k, 0.0]), HERE)
+
+
+def test_small_differences_are_evened_out_but_not_how_high_it_is(looks):
+    looks.at(HERE)
+    assert looks.at(HERE + [0.02, 0.0, 0.05]) == pytest.approx(HERE + [0.01, 0.0, 0.05])
+
+
+def test_who_is_not_sure_is_not_listened_to(looks):
+    assert np.array_equal(looks.at(THERE, sure=0.2), THERE), "as long as there is nothing better"
+    looks.at(HERE)
+    assert all(np.array_equal(looks.at(THERE, sure=0.2), HERE) for _ in range(LOOKS + 1))
+    assert np.array_equal(looks.at(THERE, sure=0.2, after=FORGETS), THERE), "it is forgotten"
+
+
+def test_something_else_is_looked_for_anew(looks):
+    looks.at(HERE)
+    assert np.array_equal(looks.at(THERE, subtask=THEN), THERE)
+    looks.stamp = 0.0
+    assert np.array_equal(looks.at(HERE, subtask=THEN), HERE), "and so it is where time begins again"
+
+
+def test_a_place_is_told_in_a_cameras_frame():
+    turn = torch.linalg.qr(torch.randn(3, 3, generator=torch.Generator().manual_seed(0)))[0]
+    cameras = torch.cat((turn, torch.tensor([[0.1], [0.2], [1.1]])), 1)[None, None]
+    spots = torch.tensor([[[0.3, -0.1, 0.8]]])
+    assert torch.allclose(spotted(cameras, placed(cameras, spots)), spots, atol=1e-6)
