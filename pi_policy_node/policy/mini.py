@@ -15,11 +15,11 @@ from torch import Tensor
 from pi_policy_node.policy import mini_weights
 from pi_policy_node.policy.base import InputError, Observation, PolicyError, Prefix, Result, check_alive
 from pi_policy_node.policy.mini_eyes import EYES, POINTING, eye_shape, fit
-from pi_policy_node.policy.mini_next import DONE, Chooser, Next
+from pi_policy_node.policy.mini_next import Chooser, Next
 from pi_policy_node.policy.mini_rows import hands, origin, perceived, settle, to_rows
 from pi_policy_node.policy.mini_scene import PAD, Look, spotted
 from pi_policy_node.policy.mini_steady import Steady
-from pi_policy_node.policy.mini_words import split
+from pi_policy_node.policy.mini_words import DONE, split
 from pi_policy_node.policy.shapes import MiniShape
 from pi_policy_node.robot import Kinematics, Robot
 

@@ -12,11 +12,8 @@ from torch import Tensor
 
 from pi_policy_node.policy.mini_model import Mini
 from pi_policy_node.policy.mini_scene import PAD, Found, Look, Scene
-from pi_policy_node.policy.mini_words import Words, split
+from pi_policy_node.policy.mini_words import DONE, PICK, THEN, Words, split
 
-DONE = "done"  # the subtask's words when nothing is left to do
-PICK = "pick"  # the first word of those that may be done by either arm
-THEN = "place it"  # begins the words of what comes after that
 NEXT_TO = "next to"  # either side will do: of such a place eyes do not say where it is
 SURE = 0.7  # of what is where: an eye that is less sure does not choose the arm, nor judge
 LOOKED = 1.0  # s after which an arm is chosen all the same, by the thing alone: with none to go by hands do not move
@@ -69,7 +66,7 @@ class Chooser:
         self._picks = [name for name in words.names if name.startswith(PICK)]
         self._named = [words.names.index(name) for name in self._picks]
         self._tokens = words.rows([*self._picks, DONE])
-        self._things = {name.split()[-1] for name in self._picks}
+        self.things = {name.split()[-1] for name in self._picks}
 
     def choose(self, look: Look, seen: dict[str, Tensor], prompts: Sequence[str], openings: np.ndarray,
                before: Next = Next(), lasts: float = 0.0) -> list[Next]:
@@ -125,7 +122,7 @@ class Chooser:
 
     def _names_one(self, prompt: str) -> bool:
         """Whether an instruction is about a thing that it names."""
-        return not self._things.isdisjoint(split(prompt))
+        return not self.things.isdisjoint(split(prompt))
 
     # ---- what eyes and fingers know better
 
