@@ -164,7 +164,7 @@ def _linked(edited_urdf):
     text = path.read_text()
     for old, new in (
         ("left_joint5, left_joint6]", "left_joint5]"),
-        ("home: [0.0, 0.165, 0.362, 0.0, 1.044, 0.0]", "home: [0.0, 0.165, 0.362, 0.0, 1.044]"),
+        ("home: [0.547, -0.022, 0.337, 0.0, 1.256, 0.0]", "home: [0.547, -0.022, 0.337, 0.0, 1.256]"),
         ("controllers: controllers.yaml", "# controllers: controllers.yaml"),
     ):
         assert old in text
