@@ -16,10 +16,10 @@ from pi_policy_node.policy import mini_weights
 from pi_policy_node.policy.base import InputError, Observation, PolicyError, Prefix, Result, check_alive
 from pi_policy_node.policy.mini_eyes import EYES, POINTING, eye_shape, fit
 from pi_policy_node.policy.mini_next import Chooser, Next
-from pi_policy_node.policy.mini_rows import hands, origin, perceived, settle, to_rows
+from pi_policy_node.policy.mini_rows import drawn, hands, origin, perceived, settle, to_rows
 from pi_policy_node.policy.mini_scene import PAD, Look, spotted
 from pi_policy_node.policy.mini_steady import Steady
-from pi_policy_node.policy.mini_words import DONE, split
+from pi_policy_node.policy.mini_words import DONE, PICK, THEN, split
 from pi_policy_node.policy.shapes import MiniShape
 from pi_policy_node.robot import Kinematics, Robot
 
@@ -269,7 +269,8 @@ class MiniPolicy:
         look = self._look(prompts, subtasks, arms, there, states)
         look.ways, look.hands = hands(self.robot, self._kinematics, states)
         found, _ = self.model.find(look, seen, acting=True)
-        if stamp is not None:
+        steady = None
+        if stamp is not None and subtasks[0].startswith((PICK, THEN)):
             place, sure = self.model.place(look, found)
             steady = self._steady.take(subtasks[0], place[0].numpy(), float(sure[0]), stamp)
             found = replace(found, spots=spotted(look.cameras, torch.from_numpy(steady).float()[None, None]))
@@ -278,7 +279,10 @@ class MiniPolicy:
         told = self.scales.knots_in(known, at) * ~self.robot.is_base  # see `perceived`
         chunk = self.model.act(scene, noise, steps=self._steps, known=torch.from_numpy(told),
                                given=torch.from_numpy(given)).numpy().astype(np.float64)
-        knots = np.where(given[..., None], known, self.scales.knots_out(chunk, at))
+        chunk = self.scales.knots_out(chunk, at)
+        if steady is not None:
+            chunk[0] = drawn(self.robot, self._kinematics, chunk[0], steady)
+        knots = np.where(given[..., None], known, chunk)
         return knots, self.model.tell(scene)["progress"].clamp(0, 1).numpy()
 
     def _rows(self, knots: np.ndarray, prefix: Prefix | None, subtask: str, state: np.ndarray) -> np.ndarray:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pi_policy_node.robot import Kinematics, Robot
 
+DRAWN, DRAWN_FROM = 0.7, 0.04  # part of the way, and m from where, that plans are drawn to the place they are for
 AT_REST = 3  # rows at one place: neither speed nor acceleration
 STIFF = 1e5  # what is shorter than its sixth root, 7 rows, is smoothed away
 
@@ -99,3 +100,14 @@ def _smoother(count: int, fixed: int) -> tuple[np.ndarray, np.ndarray]:
     whole = np.eye(count) + STIFF * bend.T @ bend
     inverse = np.linalg.inv(whole[fixed:, fixed:])
     return inverse, -inverse @ whole[fixed:, :fixed]
+
+
+def drawn(robot: Robot, kinematics: Kinematics, knots: np.ndarray, place: np.ndarray) -> np.ndarray:
+    """Knots [K, A] of which those that bring a tool near a place bring it nearer, seen from above: a network that sees
+    where a thing is to some 7 mm comes there to some 15."""
+    tools, ways, knots = kinematics.tools(knots), kinematics.ways(knots), knots.copy()
+    for arm, at in tools.items():
+        off = place[:2] - at[:, :2]
+        share = DRAWN * ((DRAWN_FROM - np.hypot(*off.T)) / (0.5 * DRAWN_FROM)).clip(0.0, 1.0)
+        knots[:, robot.group(arm).columns] += np.einsum("kji,ki->kj", ways[arm][..., :2], share[:, None] * off)
+    return knots

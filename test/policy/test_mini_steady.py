@@ -6,9 +6,12 @@ import numpy as np
 import pytest
 import torch
 
+from pi_policy_node.policy.mini_rows import DRAWN_FROM, drawn
 from pi_policy_node.policy.mini_scene import placed, spotted
 from pi_policy_node.policy.mini_steady import FORGETS, LOOKS, Steady
+from pi_policy_node.robot import Kinematics, load_robot
 
+ROBOT = load_robot("pi_mobile")
 PICK, THEN = "pick up the red block", "place it in the blue bin"
 HERE, THERE = np.array([0.45, 0.20, 0.72]), np.array([0.45, 0.10, 0.72])
 
@@ -67,3 +70,21 @@ def test_a_place_is_told_in_a_cameras_frame():
     cameras = torch.cat((turn, torch.tensor([[0.1], [0.2], [1.1]])), 1)[None, None]
     spots = torch.tensor([[[0.3, -0.1, 0.8]]])
     assert torch.allclose(spotted(cameras, placed(cameras, spots)), spots, atol=1e-6)
+
+
+def test_plans_that_come_near_the_place_are_drawn_to_it():
+    """From above alone, without turning the hand; and nothing that is far from it."""
+    kinematics, columns = Kinematics(ROBOT), ROBOT.group("left_arm").columns
+    knots = np.repeat(ROBOT.home[None], 11, axis=0)
+    knots[:, columns.start] += np.linspace(0.3, 0.0, 11)  # the left hand swings in from the side
+    place = kinematics.tools(ROBOT.home)["left_arm"] + [0.010, 0.010, -0.05]
+    made = drawn(ROBOT, kinematics, knots, place)
+    before, after = (kinematics.tools(k)["left_arm"] for k in (knots, made))
+    far, near = (np.hypot(*(tools - place)[:, :2].T) for tools in (before, after))
+    assert far[-1] > 0.014 and near[-1] < 0.35 * far[-1] and (near <= far + 1e-4).all()
+    assert np.array_equal(made[far > DRAWN_FROM], knots[far > DRAWN_FROM]) and (far > DRAWN_FROM).sum() >= 5
+    assert np.abs(after[:, 2] - before[:, 2]).max() < 2e-3
+    turn = [kinematics.link_pose(k[-1], "left_tool")[:3, :3] for k in (knots, made)]
+    assert np.allclose(*turn, atol=0.01)
+    others = np.delete(made, np.arange(columns.start, columns.stop), 1)
+    assert np.array_equal(others, np.delete(knots, np.arange(columns.start, columns.stop), 1)), "the other hand is far"
