@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from pi_policy_node.policy.mini_model import Mini
-from pi_policy_node.policy.mini_scene import PAD, Found, Look, Scene
+from pi_policy_node.policy.mini_scene import PAD, Found, Look, Scene, placed
 from pi_policy_node.policy.mini_words import DONE, PICK, THEN, Words, split
 
-NEXT_TO = "next to"  # either side will do: of such a place eyes do not say where it is
+NEXT_TO, SIDES = "next to the", ("to the left of the", "to the right of the")  # either will do: one is chosen
+ROOM, OWN = 0.08, 0.05  # m from other things that is enough, and within which what is noticed is the thing itself
 SURE = 0.7  # of what is where: an eye that is less sure does not choose the arm, nor judge
 LOOKED = 1.0  # s after which an arm is chosen all the same, by the thing alone: with none to go by hands do not move
 REACHED = 0.52  # m from the shoulder, seen from above, at working height
@@ -79,11 +80,13 @@ class Chooser:
         if len(prompts) == 1:
             now = _Now(look, seen, found, scene, openings[0], lasts)
             words, blind = self._sensible(said[0], now, prompts[0], before)
-            said = [words]
+            said = [self._sided(words, now, before)]
         if not any(words.startswith(PICK) for words in said):
             return [self._follows(words, before) for words in said]
         going_on = said[0] == before.subtask
         then = [before.then] if said[0] == before.pick else self._then(scene)
+        if len(prompts) == 1:
+            then = [self._sided(then[0], now, before)]
         places, sure = self._where(look, seen, said, then)
         kept = before.arm if going_on else -1
         if going_on and kept < 0 and lasts > LOOKED and sure.min() < SURE:
@@ -139,6 +142,27 @@ class Chooser:
             said = DONE if beside < THERE else before.pick if beside > ASTRAY else said
         return said, 0
 
+    def _sided(self, words: str, now: _Now, before: Next) -> str:
+        """Words that leave a side open with the one on which there is more room; the one that it is at, if it is."""
+        if NEXT_TO not in words:
+            return words
+        sides = [words.replace(NEXT_TO, side) for side in SIDES]
+        if before.then in sides:
+            return before.then
+        places, _ = self._where(now.look, now.seen, [before.pick or words] * 2, sides)
+        things = placed(now.look.cameras[:, :1], now.found.places)[0][now.found.noticed[0, :, -1] > 0.5].numpy()
+        middle, hand = places[:, 1].mean(0), now.look.tools[0].numpy()
+        others = [thing for thing in things if _across((thing, middle)) > OWN and min(
+            _across((thing, tool)) for tool in hand) > OWN]
+
+        def room(side: int) -> tuple[float, float]:
+            """And the way there."""
+            place = places[side, 1]
+            return (min([ROOM, *(_across((place, other)) for other in others)]),
+                    -min(_across((place, tool)) for tool in hand))
+
+        return sides[max(range(2), key=room)]
+
     def _is_held(self, now: _Now, before: Next) -> bool:
         """Whether what was picked up is in a hand."""
         places, sure = self._where(now.look, now.seen, [before.pick], [before.then])
@@ -148,7 +172,7 @@ class Chooser:
 
     def _beside(self, now: _Now, before: Next) -> float:
         """m from what was picked up to where it has to go, seen from above; NaN where that cannot be told."""
-        if NEXT_TO in before.then or now.openings.min() < FREE:
+        if now.openings.min() < FREE:
             return math.nan
         places, sure = self._where(now.look, now.seen, [before.pick], [before.then])
         return _across(places[0]) if sure.min() >= SURE else math.nan
@@ -202,6 +226,6 @@ class Chooser:
         return min(range(len(tools)), key=cost)
 
 
-def _across(points: np.ndarray) -> float:
-    """m between two points [2, 3], seen from above."""
+def _across(points: Sequence[np.ndarray]) -> float:
+    """m between two points [3], seen from above."""
     return float(np.hypot(*(points[0] - points[1])[:2]))

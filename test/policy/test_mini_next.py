@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
+from pi_policy_node.policy import mini_next
 from pi_policy_node.policy.base import Observation
 from pi_policy_node.policy.mini import MiniPolicy
 from pi_policy_node.policy.mini_next import BLIND, TIRES
@@ -63,6 +66,12 @@ def world(monkeypatch):
     return World(monkeypatch)
 
 
+def noticing(found, pointing):
+    """With everything that stands out being a thing."""
+    return replace(found, noticed=torch.cat((found.noticed[..., :-1], torch.ones_like(found.noticed[..., -1:])), -1)), (
+        pointing)
+
+
 def put_down(world: World, prompt: str = ONE) -> None:
     """It has picked the red block up and let go of it somewhere."""
     assert [world.ask(PICK, prompt), world.ask(THEN, prompt)] == [PICK, THEN]
@@ -97,11 +106,23 @@ def test_what_is_astray_is_picked_up_again_whatever_the_network_says(world):
     assert world.ask("done") == "done", "between the two the network is believed"
 
 
-def test_next_to_something_is_where_no_eye_can_say(world):
-    beside = "place it next to the blue bin"
-    world.places[beside] = BIN
-    world.ask(PICK)
-    assert world.ask(beside) == beside and world.ask("done") == "done"
+def test_next_to_something_is_on_the_side_where_there_is_room(world, monkeypatch):
+    beside, sides = "place it next to the blue bin", [f"place it to the {side} of the blue bin" for side in (
+        "left", "right")]
+    world.places |= dict(zip(sides, [(0.50, 0.20, 0.74), (0.50, 0.00, 0.74)]))
+    others = []
+    monkeypatch.setattr(mini_next, "placed", lambda *_: torch.tensor([[*others, *[[9.0, 9.0, 0.7]] * 9][:8]])[None][0])
+    find = world.model.find
+    monkeypatch.setattr(world.model, "find", lambda *what, **how: noticing(*find(*what, **how)))
+    for other, side in (((0.52, 0.22, 0.72), sides[1]), ((0.52, 0.02, 0.72), sides[0])):
+        others[:] = [list(other)]
+        world.policy.reset()
+        world.ask(PICK)
+        assert world.ask(beside) == side
+        others.clear()
+        assert world.ask(beside) == side, "and it stays with that"
+    world.places[PICK] = (0.51, 0.21, 0.74)
+    assert world.ask(PICK) == "done", "whose place is known"
 
 
 def test_of_many_things_it_picks_up_one_that_it_sees(world):
