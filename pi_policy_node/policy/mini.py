@@ -16,7 +16,7 @@ from pi_policy_node.policy import mini_weights
 from pi_policy_node.policy.base import InputError, Observation, PolicyError, Prefix, Result, check_alive
 from pi_policy_node.policy.mini_eyes import EYES, POINTING, eye_shape, fit
 from pi_policy_node.policy.mini_next import Chooser, Next
-from pi_policy_node.policy.mini_rows import drawn, hands, origin, perceived, settle, to_rows
+from pi_policy_node.policy.mini_rows import drawn, hands, origin, perceived, pulled, settle, to_rows
 from pi_policy_node.policy.mini_scene import PAD, Look, spotted
 from pi_policy_node.policy.mini_steady import Steady
 from pi_policy_node.policy.mini_words import DONE, PICK, THEN, split
@@ -26,6 +26,7 @@ from pi_policy_node.robot import Kinematics, Robot
 FARTHEST = 1000.0  # rad, m or m/s: anything beyond it is a broken message, not a robot
 RESTLESS = 0.5  # spread of the noise where a subtask does not come to its end
 SHOULDER = "link2"  # where an arm begins to reach out
+DRAWER = "the drawer"  # the last words of those in which a drawer is moved
 DRIVE = "drive"  # the first word of those in which the base moves: in all demonstrations it stands in the others
 
 
@@ -282,6 +283,8 @@ class MiniPolicy:
         chunk = self.scales.knots_out(chunk, at)
         if steady is not None:
             chunk[0] = drawn(self.robot, self._kinematics, chunk[0], steady)
+        elif stamp is not None and subtasks[0].endswith(DRAWER):
+            chunk[0] = pulled(self.robot, self._kinematics, chunk[0], states[0])
         knots = np.where(given[..., None], known, chunk)
         return knots, self.model.tell(scene)["progress"].clamp(0, 1).numpy()
 

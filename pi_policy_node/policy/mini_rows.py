@@ -12,6 +12,7 @@ from torch import Tensor
 from pi_policy_node.robot import Kinematics, Robot
 
 DRAWN, DRAWN_FROM = 0.7, 0.04  # part of the way, and m from where, that plans are drawn to the place they are for
+SHUT, MOVES, FURTHER = 0.3, 0.01, 0.02  # of an opening: it holds a handle; m that it is moved; m that it goes on
 AT_REST = 3  # rows at one place: neither speed nor acceleration
 STIFF = 1e5  # what is shorter than its sixth root, 7 rows, is smoothed away
 
@@ -110,4 +111,18 @@ def drawn(robot: Robot, kinematics: Kinematics, knots: np.ndarray, place: np.nda
         off = place[:2] - at[:, :2]
         share = DRAWN * ((DRAWN_FROM - np.hypot(*off.T)) / (0.5 * DRAWN_FROM)).clip(0.0, 1.0)
         knots[:, robot.group(arm).columns] += np.einsum("kji,ki->kj", ways[arm][..., :2], share[:, None] * off)
+    return knots
+
+
+def pulled(robot: Robot, kinematics: Kinematics, knots: np.ndarray, state: np.ndarray) -> np.ndarray:
+    """Knots [K, A] that move a closed hand, moved a little further on its way: a drawer has a stop, and fingers that open
+    as they come to it leave it a little before."""
+    tools, ways, knots = kinematics.tools(knots), kinematics.ways(knots), knots.copy()
+    for arm, at in tools.items():
+        finger = robot.group(arm.replace("_arm", "_gripper")).columns.start
+        way = at[1:] - at[:1]
+        far = np.linalg.norm(way[:, :2], axis=1)
+        if state[finger] < SHUT and far.max() > MOVES:
+            on = (far / far.max())[:, None] * FURTHER * way[far.argmax()] / far.max() * [1.0, 1.0, 0.0]
+            knots[1:, robot.group(arm).columns] += np.einsum("kji,ki->kj", ways[arm][1:], on)
     return knots

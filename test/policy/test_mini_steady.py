@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from pi_policy_node.policy.mini_rows import DRAWN_FROM, drawn
+from pi_policy_node.policy.mini_rows import DRAWN_FROM, FURTHER, drawn, pulled
 from pi_policy_node.policy.mini_scene import placed, spotted
 from pi_policy_node.policy.mini_steady import FORGETS, LOOKS, Steady
 from pi_policy_node.robot import Kinematics, load_robot
@@ -88,3 +88,17 @@ def test_plans_that_come_near_the_place_are_drawn_to_it():
     assert np.allclose(*turn, atol=0.01)
     others = np.delete(made, np.arange(columns.start, columns.stop), 1)
     assert np.array_equal(others, np.delete(knots, np.arange(columns.start, columns.stop), 1)), "the other hand is far"
+
+
+def test_a_hand_that_pulls_goes_on_a_little_and_an_open_one_does_not():
+    kinematics, state = Kinematics(ROBOT), ROBOT.home.copy()
+    knots = np.repeat(state[None], 11, axis=0)
+    knots[:, ROBOT.group("left_arm").columns.start] -= np.linspace(0.0, 0.2, 11)  # 5 cm
+    fingers = ROBOT.group("left_gripper").columns.start
+    assert np.array_equal(pulled(ROBOT, kinematics, knots, state), knots)
+    state[fingers] = 0.1
+    before, after = (kinematics.tools(k)["left_arm"] for k in (knots, pulled(ROBOT, kinematics, knots, state)))
+    way = (before[-1] - before[0]) / np.linalg.norm(before[-1] - before[0])
+    assert (after - before)[-1] @ way == pytest.approx(FURTHER, rel=0.1) and np.array_equal(after[0], before[0])
+    still = np.repeat(state[None], 11, axis=0)
+    assert np.array_equal(pulled(ROBOT, kinematics, still, state), still)
