@@ -16,10 +16,10 @@ from pi_policy_node.policy import mini_weights
 from pi_policy_node.policy.base import InputError, Observation, PolicyError, Prefix, Result, check_alive
 from pi_policy_node.policy.mini_eyes import EYES, POINTING, eye_shape, fit
 from pi_policy_node.policy.mini_next import Chooser, Next
-from pi_policy_node.policy.mini_rows import drawn, hands, origin, perceived, pulled, settle, to_rows
+from pi_policy_node.policy.mini_rows import docked, drawn, hands, origin, perceived, pulled, settle, to_rows
 from pi_policy_node.policy.mini_scene import PAD, Look, spotted
 from pi_policy_node.policy.mini_steady import Steady
-from pi_policy_node.policy.mini_words import DONE, PICK, THEN, split
+from pi_policy_node.policy.mini_words import DONE, DRIVE, PICK, PLACES, THEN, split
 from pi_policy_node.policy.shapes import MiniShape
 from pi_policy_node.robot import Kinematics, Robot
 
@@ -27,7 +27,6 @@ FARTHEST = 1000.0  # rad, m or m/s: anything beyond it is a broken message, not 
 RESTLESS = 0.5  # spread of the noise where a subtask does not come to its end
 SHOULDER = "link2"  # where an arm begins to reach out
 DRAWER = "the drawer"  # the last words of those in which a drawer is moved
-DRIVE = "drive"  # the first word of those in which the base moves: in all demonstrations it stands in the others
 
 
 @dataclass(frozen=True)
@@ -285,6 +284,8 @@ class MiniPolicy:
             chunk[0] = drawn(self.robot, self._kinematics, chunk[0], steady)
         elif stamp is not None and subtasks[0].endswith(DRAWER):
             chunk[0] = pulled(self.robot, self._kinematics, chunk[0], states[0])
+        elif stamp is not None and subtasks[0].startswith(DRIVE) and (place := subtasks[0].split()[-1]) in PLACES:
+            chunk[0] = docked(self.robot, chunk[0], shape.knot, found.room[0, PLACES.index(place)].numpy())
         knots = np.where(given[..., None], known, chunk)
         return knots, self.model.tell(scene)["progress"].clamp(0, 1).numpy()
 

@@ -13,6 +13,7 @@ from pi_policy_node.robot import Kinematics, Robot
 
 DRAWN, DRAWN_FROM = 0.7, 0.04  # part of the way, and m from where, that plans are drawn to the place they are for
 SHUT, MOVES, FURTHER = 0.3, 0.01, 0.02  # of an opening: it holds a handle; m that it is moved; m that it goes on
+ARRIVES, FACES, HOMES = 0.2, 0.35, 1.0  # m and rad from where a base is about to arrive; 1/s: how fast it then does
 AT_REST = 3  # rows at one place: neither speed nor acceleration
 STIFF = 1e5  # what is shorter than its sixth root, 7 rows, is smoothed away
 
@@ -125,4 +126,18 @@ def pulled(robot: Robot, kinematics: Kinematics, knots: np.ndarray, state: np.nd
         if state[finger] < SHUT and far.max() > MOVES:
             on = (far / far.max())[:, None] * FURTHER * way[far.argmax()] / far.max() * [1.0, 1.0, 0.0]
             knots[1:, robot.group(arm).columns] += np.einsum("kji,ki->kj", ways[arm][1:], on)
+    return knots
+
+
+def docked(robot: Robot, knots: np.ndarray, every: float, stand: np.ndarray) -> np.ndarray:
+    """Knots [K, A] of a base that is about to arrive, with the speeds that bring it there. stand [4]: the place from
+    here, x and y [m], cosine and sine of the angle at which one stands there; every: s between knots."""
+    x, y, turn = stand[0], stand[1], float(np.arctan2(stand[3], stand[2]))
+    if abs(turn) > FACES:
+        return knots
+    share = np.clip((ARRIVES - np.hypot(x, y)) / (0.5 * ARRIVES), 0.0, 1.0)
+    fades = np.exp(-HOMES * every * np.arange(len(knots)))[:, None]
+    knots = knots.copy()
+    base = np.flatnonzero(robot.is_base)
+    knots[:, base] += share * (HOMES * fades * [x, y, turn] - knots[:, base])
     return knots

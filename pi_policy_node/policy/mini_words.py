@@ -14,6 +14,7 @@ SPECIAL = 4  # tokens that are no words: padding, unknown, begin, end
 DONE = "done"  # the subtask's words when nothing is left to do
 PICK = "pick"  # the first word of those that may be done by either arm
 THEN = "place it"  # begins the words of what comes after that
+DRIVE, PLACES = "drive", ("table", "counter", "dock")  # begins those in which the base moves; what ends them
 LONGEST = 32  # words of an instruction or a subtask
 # Words that people put around a task and that may be passed over: politeness, articles, further words for handling
 # things. The network reads each as "a word I do not know", which it has learnt to read past. Nothing that turns a

@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from pi_policy_node.policy.mini_rows import DRAWN_FROM, FURTHER, drawn, pulled
+from pi_policy_node.policy.mini_rows import DRAWN_FROM, FURTHER, docked, drawn, pulled
 from pi_policy_node.policy.mini_scene import placed, spotted
 from pi_policy_node.policy.mini_steady import FORGETS, LOOKS, Steady
+from pi_policy_node.policy.mini_words import PLACES
 from pi_policy_node.robot import Kinematics, load_robot
+from pi_policy_node.sim import world
 
 ROBOT = load_robot("pi_mobile")
 PICK, THEN = "pick up the red block", "place it in the blue bin"
@@ -102,3 +104,26 @@ def test_a_hand_that_pulls_goes_on_a_little_and_an_open_one_does_not():
     assert (after - before)[-1] @ way == pytest.approx(FURTHER, rel=0.1) and np.array_equal(after[0], before[0])
     still = np.repeat(state[None], 11, axis=0)
     assert np.array_equal(pulled(ROBOT, kinematics, still, state), still)
+
+
+def test_a_base_that_is_about_to_arrive_comes_to_stand_at_the_place():
+    base, every = np.flatnonzero(ROBOT.is_base), 0.1
+    knots = np.repeat(ROBOT.home[None], 11, axis=0)
+    knots[:, base] = [0.01, 0.0, 0.0]  # it creeps on
+
+    def left(x, y, turn):
+        """m and rad to go after three seconds of chunks, each looked at anew."""
+        for _ in range(30):
+            vx, vy, wz = docked(ROBOT, knots, every, np.array([x, y, np.cos(turn), np.sin(turn)]))[0, base]
+            c, s, dx, dy = np.cos(wz * every), np.sin(wz * every), x - vx * every, y - vy * every
+            x, y, turn = c * dx + s * dy, c * dy - s * dx, turn - wz * every
+        return np.hypot(x, y), abs(turn)
+
+    assert max(left(-0.07, 0.05, 0.1)) < 0.02 and max(left(0.0, 0.0, 0.0)) < 0.01
+    for far in ((0.3, 0.0, 0.0), (0.0, 0.0, 1.0)):
+        stand = np.array([*far[:2], np.cos(far[2]), np.sin(far[2])])
+        assert np.array_equal(docked(ROBOT, knots, every, stand), knots), "while it is far the network drives"
+
+
+def test_the_places_are_those_of_the_room_in_their_order():
+    assert PLACES == tuple(world.PLACES)
