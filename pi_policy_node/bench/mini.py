@@ -56,7 +56,7 @@ def floor(policy: MiniPolicy, obs: Observation, threads: int) -> dict[str, float
             "look": _flops(lambda: model.look(pictures)),
             "say": _flops(lambda: policy._say([obs.prompt], seen, there, state)),
             "act": _flops(lambda: policy._act([obs.prompt], [asked.subtask or WORDS], [asked.arm], [None], seen, there,
-                                                   state, 0.0)),
+                                              state, 0.0)),
         }
     count = {name: sum(p.numel() for p in part.parameters()) for name, part in model.named_children()}
     eyes = sum(count[name] for name in ("front", "wrist", "rear", "wide", "reader"))
