@@ -13,12 +13,12 @@ from torch import Tensor
 
 from pi_policy_node.learn import episodes
 from pi_policy_node.learn.episodes import Episode, EpisodesError
-from pi_policy_node.learn.labels import Labeller, segments
+from pi_policy_node.learn.labels import CLOSED, Labeller, Labels, segments
 from pi_policy_node.learn.pictures import Pictures, cells
 from pi_policy_node.policy.mini_eyes import EYES, POINTING, eye_shape
 from pi_policy_node.policy.mini_model import REACH
 from pi_policy_node.policy.mini_rows import Scales, hands, origin, perceived
-from pi_policy_node.policy.mini_scene import BEGIN, END, PAD, UNKNOWN, Look
+from pi_policy_node.policy.mini_scene import BEGIN, END, PAD, UNKNOWN, Found, Look, placed, spotted
 from pi_policy_node.policy.mini_words import Words, split
 from pi_policy_node.policy.shapes import MiniShape
 from pi_policy_node.robot import Robot
@@ -36,6 +36,8 @@ WORDS, ORDER = 16, 12  # most words of an instruction, and of a subtask: one len
 NEAR = 40  # steps from the end of a subtask, or from a hand's opening or closing, that are looked at more often
 OFTENER = 3.0  # than it is met a sort of subtask is looked at, at most: seldom ones would be thought of everywhere
 UNTOLD = 0.25  # part of the frames whose arm nobody says: a person gives the next subtask in words alone
+SEVERAL = "clear", "gather", "sort"  # families in which more than one thing goes into a container
+OFF = 0.006  # m by which hands are told wrongly where in it
 BEGIN_OF_ALL = 50  # steps at first, when the hands are at home as they are when all is done: the eyes must tell
 KINDS = {"pick": "pick", "place": "place", "open": "drawer", "close": "drawer", "drive": "drive", "done": "done"}
 MATTER = (*COLOURS, *THINGS, *PLACES, "left", "right", "next", "top", "drawer", "open", "close", "closed", "shut",
@@ -139,18 +141,19 @@ class Demonstrations:
     arm: np.ndarray
     reach: np.ndarray
     base: np.ndarray
+    laid: np.ndarray  # [F, 3]
     cameras: np.ndarray  # [F, 3, 3, 4] of the pointing eyes
 
     def __len__(self) -> int:
         return len(self.step)
 
-    def _add(self, e: Episode, labels, before: int, parts: dict[str, list[np.ndarray]]) -> None:
+    def _add(self, e: Episode, labels: Labels, before: int, parts: dict[str, list[np.ndarray]]) -> None:
         frames, number = e.frames, len(self.instructions)
         self.instructions.append(e.instruction)
         self.families.append(e.family)
         words = np.array([self._number(text) for text in e.subtasks])[e.subtask]
         hands = np.flatnonzero(self.robot.is_gripper)
-        turns = np.flatnonzero(np.abs(np.diff((e.action[:, hands] < 0.5).astype(int), axis=0)).sum(1))
+        turns = np.flatnonzero(np.abs(np.diff((e.action[:, hands] < CLOSED).astype(int), axis=0)).sum(1))
         marks = np.array([*turns, *(end for _, end in segments(e.subtask))])
         apart = np.abs(frames[:, None] - marks[None]).min(1)
         found = {
@@ -161,9 +164,12 @@ class Demonstrations:
             "often": np.where(frames < BEGIN_OF_ALL, 4.0, np.where(apart < NEAR, 2.0, 1.0)),
             "progress": e.progress[frames], "arm": labels.arm[frames],
             "reach": labels.reach[frames], "base": labels.base[frames],
+            "laid": self._laid(e, labels, hands)[frames],
             "cameras": np.stack([labels.cameras[CAMERAS[eye]][frames] for eye in POINTING], 1),
         }
         goes = np.array([text.startswith("place") for text in e.subtasks])[e.subtask[frames]]
+        if e.piece and e.family in SEVERAL:  # where in the container the expert would have put it nobody wrote down
+            found["often"] = found["often"] * ~np.array([text in CONTAINED for text in e.subtasks])[e.subtask[frames]]
         known = np.isfinite(labels.reach[frames, 0]) & ~goes  # where a thing goes is not what eyes are to find there
         for eye in POINTING:
             places = labels.cells[CAMERAS[eye]][frames]
@@ -171,6 +177,16 @@ class Demonstrations:
         self.pictures.add(e.images, len(frames))
         for name, values in found.items():
             parts.setdefault(name, []).append(values)
+
+    def _laid(self, e: Episode, labels: Labels, hands: np.ndarray) -> np.ndarray:
+        """float32 [T, 3] m where the hand opens over a container, while that is what it is for; NaN: otherwise."""
+        laid = np.full((len(e.state), 3), np.nan, np.float32)
+        for first, end in [] if e.piece else segments(e.subtask):
+            arm = int(labels.arm[first])
+            if e.subtasks[e.subtask[first]] in CONTAINED and arm >= 0:
+                opens = np.flatnonzero(np.diff((e.action[first:end, hands[arm]] < CLOSED).astype(int)) < 0)
+                laid[first:end] = labels.tools[first + opens[-1], arm] if len(opens) else np.nan
+        return laid
 
     def _number(self, text: str) -> int:
         if text not in self._text:
@@ -257,10 +273,21 @@ class Demonstrations:
         if rng is not None:
             arm = np.where(rng.random(len(frames)) < UNTOLD, -1, arm)
         ways = hands(self.robot, self.kinematics, self.state[steps].astype(np.float64)) if acting else (None, None)
+        if acting and found is not None:
+            found = self._told(frames, found, rng)
         return Look(pictures, torch.from_numpy(seen),
                     torch.from_numpy(scales.state_in(self.seen_state(steps))), torch.from_numpy(self.cameras[frames]),
                     torch.from_numpy(self.tools[steps].reshape(-1, 2, 3)), tasks, pad(orders, ORDER),
                     torch.from_numpy(arm), found, *ways)
+
+    def _told(self, frames: np.ndarray, found: Found, rng: np.random.Generator | None) -> Found:
+        """What held eyes see, but where things were put in containers: eyes see these, not where in them there is room;
+        that hands are told (policy/mini_next.py)."""
+        place, cameras = self.laid[frames], torch.from_numpy(self.cameras[frames])
+        known = torch.from_numpy(np.isfinite(place[:, 0]))[:, None, None]
+        told = torch.from_numpy(place if rng is None else place + rng.normal(0, OFF, place.shape).astype(np.float32))
+        told[:, 2] = placed(cameras, found.spots)[:, 0, 2]  # the front eye's
+        return replace(found, spots=torch.where(known, spotted(cameras, told[:, None]), found.spots))
 
     def _picking(self, frames: np.ndarray) -> np.ndarray:
         """int64 [N] the arm that picks up; -1 where nothing is."""
@@ -287,6 +314,9 @@ def names() -> list[str]:
     """A subtask for everything with a name, which asks for it: that is how eyes are asked what a thing is."""
     takes = [f"pick up the {colour} {kind}" for kind in HALF_WIDTH for colour in COLOURS]
     return takes + [f"place it {IN[kind]} the {colour} {kind}" for kind in IN for colour in COLOURS]
+
+
+CONTAINED = {name for name in names() if name.startswith("place")}  # words in which a thing goes into a container
 
 
 def sentences(texts: list[str], words: Words, rng: np.random.Generator | None) -> Tensor:

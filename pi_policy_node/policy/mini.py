@@ -14,9 +14,9 @@ from torch import Tensor
 
 from pi_policy_node.policy import mini_weights
 from pi_policy_node.policy.base import InputError, Observation, PolicyError, Prefix, Result, check_alive
-from pi_policy_node.policy.mini_eyes import EYES, POINTING, eye_shape, fit
+from pi_policy_node.policy.mini_eyes import EYES, POINTING, directions, eye_shape, fit
 from pi_policy_node.policy.mini_next import Chooser, Next
-from pi_policy_node.policy.mini_rows import docked, drawn, hands, origin, perceived, pulled, settle, to_rows
+from pi_policy_node.policy.mini_rows import docked, drawn, faced, hands, origin, perceived, pulled, settle, to_rows
 from pi_policy_node.policy.mini_scene import PAD, Look, spotted
 from pi_policy_node.policy.mini_steady import Steady
 from pi_policy_node.policy.mini_words import DONE, DRIVE, PICK, PLACES, THEN, split
@@ -26,6 +26,7 @@ from pi_policy_node.robot import Kinematics, Robot
 FARTHEST = 1000.0  # rad, m or m/s: anything beyond it is a broken message, not a robot
 RESTLESS = 0.5  # spread of the noise where a subtask does not come to its end
 SHOULDER = "link2"  # where an arm begins to reach out
+AWAY, AGAIN = 0.06, 3.0  # m from home at which hands hide nothing; s after which it is done though they are not there
 DRAWER = "the drawer"  # the last words of those in which a drawer is moved
 
 
@@ -36,6 +37,8 @@ class _Asked:
     prompt: str = ""
     next: Next = Next()
     at: float = -np.inf  # s, the observation's clock: when that was chosen
+    told: str = ""  # what it says that it does, until it has looked again whether all is done
+    since: float = np.inf  # s: since when it thinks so
 
 
 @dataclass
@@ -154,7 +157,7 @@ class MiniPolicy:
             prepared = time.monotonic()
             seen = self.model.look(pictures)
             looked = time.monotonic()
-            subtask, arm = self._choose(obs, seen, there, state)
+            subtask, arm, told = self._choose(obs, seen, there, state)
             chosen = time.monotonic()
             check_alive(deadline, cancel)
             spread = max(self._spread, RESTLESS * self._lasts(subtask, obs.stamp))
@@ -164,7 +167,7 @@ class MiniPolicy:
         now = time.monotonic()
         timing = {"prepare": prepared - started, "look": looked - prepared, "say": chosen - looked,
                   "act": now - chosen, "total": now - started}
-        return Result(actions=rows, subtask=subtask, progress=float(progress[0]), timing=timing)
+        return Result(actions=rows, subtask=told, progress=float(progress[0]), timing=timing)
 
     def infer_batch(self, requests: Sequence) -> list[Result]:
         """Several robots at once; what is next is looked at each time, for nothing is remembered between them."""
@@ -230,18 +233,30 @@ class MiniPolicy:
 
     # ---- what comes out
 
-    def _choose(self, obs: Observation, seen: dict[str, Tensor], there: Tensor, state: np.ndarray) -> tuple[str, int]:
-        """The subtask in words, and by which arm: what somebody said, else what the network says now and then."""
+    def _choose(self, obs: Observation, seen: dict[str, Tensor], there: Tensor, state: np.ndarray) -> tuple[
+            str, int, str]:
+        """The subtask in words, and by which arm: what somebody said, else what the network says now and then; and what
+        to say that it is."""
         if obs.subtask:
             self._asked = _Asked()  # once nobody says it any more, it is chosen afresh
-            return obs.subtask, -1
+            return obs.subtask, -1, obs.subtask
         asked = self._asked
         due = not 0 <= obs.stamp - asked.at < self._subtask_every - 1e-6
         if asked.prompt != obs.prompt or due:
             doing = asked.next if asked.prompt == obs.prompt and asked.at <= obs.stamp else Next()
             said, = self._say([obs.prompt], seen, there, state[None], doing, obs.stamp - self._doing.since)
-            self._asked = _Asked(obs.prompt, said, obs.stamp)
-        return self._asked.next.subtask, self._asked.next.arm
+            told, since = said.subtask, np.inf
+            if said.subtask == DONE and doing.subtask and not self.chooser.names_one(obs.prompt):
+                since = min(asked.since, obs.stamp)
+                if obs.stamp - since < AGAIN and not self._hands_are_away(state):
+                    told = asked.told
+            self._asked = _Asked(obs.prompt, said, obs.stamp, told, since)
+        return self._asked.next.subtask, self._asked.next.arm, self._asked.told
+
+    def _hands_are_away(self, state: np.ndarray) -> bool:
+        """Whether they are about home, where they hide nothing: of many things one may lie behind a hand."""
+        here, home = self._kinematics.tools(state), self._kinematics.tools(self.robot.home)
+        return all(float(np.linalg.norm(here[arm] - home[arm])) < AWAY for arm in self._tools)
 
     def _say(self, prompts: list[str], seen: dict[str, Tensor], there: Tensor, states: np.ndarray,
              doing: Next = Next(), lasts: float = 0.0) -> list[Next]:
@@ -271,8 +286,9 @@ class MiniPolicy:
         found, _ = self.model.find(look, seen, acting=True)
         steady = None
         if stamp is not None and subtasks[0].startswith((PICK, THEN)):
-            place, sure = self.model.place(look, found)
-            steady = self._steady.take(subtasks[0], place[0].numpy(), float(sure[0]), stamp)
+            place, turn, sure = self.model.place(look, found)
+            aside = self._asked.next.aside if subtasks[0] == self._asked.next.subtask else (0.0, 0.0)
+            steady = self._steady.take(subtasks[0], place[0].numpy() + [*aside, 0.0], float(sure[0]), stamp)
             found = replace(found, spots=spotted(look.cameras, torch.from_numpy(steady).float()[None, None]))
         scene = self.model.aim(look, found, drop=bool((look.subtask != PAD).all()))
         noise = spread * torch.randn(known.shape, generator=self._generator)
@@ -282,6 +298,8 @@ class MiniPolicy:
         chunk = self.scales.knots_out(chunk, at)
         if steady is not None:
             chunk[0] = drawn(self.robot, self._kinematics, chunk[0], steady)
+            if subtasks[0].startswith(PICK):
+                chunk[0] = faced(self.robot, self._kinematics, chunk[0], states[0], steady, directions(turn[0].numpy()))
         elif stamp is not None and subtasks[0].endswith(DRAWER):
             chunk[0] = pulled(self.robot, self._kinematics, chunk[0], states[0])
         elif stamp is not None and subtasks[0].startswith(DRIVE) and (place := subtasks[0].split()[-1]) in PLACES:

@@ -198,6 +198,7 @@ class Room(nn.Module):
             return self.read(maps.float().flatten(1)).unflatten(1, (self.places, 4))
 
 
+CLEAR, SAME = 0.5, 0.7  # of the sum of harmonics: less says nothing; so much of the best is as good
 ORDERS = (2, 4, 6)  # of the symmetries that fingers meet: a brick's, a block's, a prism's
 
 
@@ -205,6 +206,14 @@ def harmonics(yaws: Sequence[float]) -> list[float]:
     """Directions along which fingers may close on a thing, as one smooth thing to learn: cosine and sine of so many
     times each, the mean over all of them. What is round in every way is 0."""
     return [float(np.mean(part(k * np.asarray(yaws)))) for k in ORDERS for part in (np.cos, np.sin)]
+
+
+def directions(turn: np.ndarray) -> list[float]:
+    """Back from harmonics [6]: the directions in 0..pi, best first; none where it hardly matters or is not known."""
+    angle = np.arange(0.0, math.pi, math.pi / 90)
+    fits = sum(np.cos(k * angle) * turn[2 * i] + np.sin(k * angle) * turn[2 * i + 1] for i, k in enumerate(ORDERS))
+    peaks = (fits > np.roll(fits, 1)) & (fits >= np.roll(fits, -1)) & (fits > max(CLEAR, SAME * fits.max()))
+    return [float(angle[k]) for k in np.argsort(-fits) if peaks[k]]
 
 
 def turned(turns: Tensor, by: Tensor) -> Tensor:

@@ -167,14 +167,12 @@ class Mini(nn.Module):
         """[B, W] where the thing in question is from both hands, by all eyes together (the surest count most), and how
         arms would have to move to be there: with that, what acting has to find is nearly what it is told."""
         with torch.autocast(found.spots.device.type, enabled=False):
-            share, sure = self._shares(look.seen[:, : len(POINTING)], found.looks)
-            place = (share * placed(look.cameras, found.spots)).sum(1)
-            turn = (share * turned(found.turns, heading(look.cameras))).sum(1)
+            place, turn, sure = self.place(look, found)
             apart = place[:, None] - look.tools
             way = look.ways * (apart * (FAR / apart.norm(dim=-1, keepdim=True).clamp(min=FAR)))[:, :, None]
             bent = torch.cat((way[..., :2].sum(-1), way[..., 2]), -1).flatten(1)  # to be above or below; up or down
             apart, across = apart.flatten(1), turned(turn[:, None], -look.hands)
-            parts = (apart / REACH, (apart / CLOSE).tanh(), place / REACH, turn, sure.amax(1, keepdim=True),
+            parts = (apart / REACH, (apart / CLOSE).tanh(), place / REACH, turn, sure[:, None],
                      bent / BENT, (bent / SLIGHTLY).tanh(), across.flatten(1))
             return self.agreed(torch.cat(parts, 1))
 
@@ -191,10 +189,12 @@ class Mini(nn.Module):
         share, sure = self._shares(look.seen[:, None, : len(POINTING)], looks)
         return (share * placed(look.cameras[:, None], spots)).sum(2), sure.amax(-1)
 
-    def place(self, look: Look, found: Found) -> tuple[Tensor, Tensor]:
-        """[B, 3] m in the base's frame where the thing in question is, and [B] how sure the surest eye is."""
+    def place(self, look: Look, found: Found) -> tuple[Tensor, Tensor, Tensor]:
+        """By all eyes together, the surest count most, in the base's frame: [B, 3] m where the thing in question is,
+        [B, 6] how fingers would have to be turned, and [B] how sure the surest eye is."""
         share, sure = self._shares(look.seen[:, : len(POINTING)], found.looks)
-        return (share * placed(look.cameras, found.spots)).sum(1), sure.amax(1)
+        return ((share * placed(look.cameras, found.spots)).sum(1),
+                (share * turned(found.turns, heading(look.cameras))).sum(1), sure.amax(1))
 
     def _stands(self, look: Look, found: Found) -> Tensor:
         """[B, places, W] where one would stand at the room's places: finely where that is near."""
@@ -297,14 +297,14 @@ class Mini(nn.Module):
 
     @torch.no_grad()
     def likely(self, scene: Scene, phrases: Tensor) -> Tensor:
-        """[K] how likely each of phrases [K, N], padded, is all that is said: log. Of a scene with one row."""
-        count, ends = len(phrases), (phrases != PAD).sum(1, keepdim=True)
-        several = Scene([(k.expand(count, *k.shape[1:]), v.expand(count, *v.shape[1:])) for k, v in scene.kv],
-                        scene.valid.expand(count, -1), scene.hidden, scene.full)
-        logits = self.say(several, F.pad(phrases, (1, 0), value=BEGIN))[0].float().log_softmax(-1)
-        said = F.pad(phrases, (0, 1), value=PAD).scatter(1, ends, END)
-        each = logits.gather(2, said[..., None])[..., 0]
-        return torch.where(torch.arange(said.shape[1]) <= ends, each, 0.0).sum(1)
+        """[K] how likely it is that each of phrases [K, N], padded, is what is said: log. Of a scene with one row. What
+        phrases have in common but for their last words is computed once."""
+        ends = (phrases != PAD).sum(1, keepdim=True) - 1
+        begun, which = phrases.scatter(1, ends, PAD).unique(dim=0, return_inverse=True)
+        several = Scene([(k.expand(len(begun), *k.shape[1:]), v.expand(len(begun), *v.shape[1:])) for k, v in scene.kv],
+                        scene.valid.expand(len(begun), -1), scene.hidden, scene.full)
+        logits = self.say(several, F.pad(begun[:, :-1], (1, 0), value=BEGIN))[0].float().log_softmax(-1)
+        return torch.where(phrases != PAD, logits[which].gather(2, phrases[..., None])[..., 0], 0.0).sum(1)
 
     # ---- actions
 

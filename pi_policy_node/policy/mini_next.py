@@ -22,7 +22,10 @@ REACHED = 0.52  # m from the shoulder, seen from above, at working height
 KEEP = 0.1  # m that the other arm must be nearer, to be taken instead
 NAMED = 0.25  # of the doubt that all is done, where one named thing has just been put down: it is seen better than all
 THERE, ASTRAY = 0.03, 0.09  # m beside its place, seen from above: a thing so near has arrived, one so far has not
-AMONG = 0.05  # m, of one of several in a container
+AMONG = 0.075  # m, of one of several in a container
+ASIDE = 0.04  # m from the middle of what has no walls to keep them, where further things go, in this order:
+SLOTS = (0.0, 0.0), (-ASIDE, 0.0), (ASIDE, 0.0), (0.0, ASIDE), (0.0, -ASIDE)
+FLAT = "tray", "plate"
 HOLDS = 0.15, 0.65  # of a hand's opening: it is closed around something
 FREE = 0.7  # and this one has let go
 AT_HAND = 0.04  # m from the tool to what it holds
@@ -40,8 +43,9 @@ class Next(NamedTuple):
     arm: int = -1  # that is to pick up; -1: either
     pick: str = ""  # the words of picking up the thing that it is about
     then: str = ""  # and of putting it down
-    put: tuple[str, ...] = ()  # words in which things were put down until now
+    put: tuple[tuple[str, str], ...] = ()  # things that were put down until now, and in which words
     blind: int = 0  # looks in a row at which none of what could be picked up was seen
+    aside: tuple[float, float] = (0.0, 0.0)  # m from the middle of the container in which it is put down
 
 
 class _Now(NamedTuple):
@@ -93,22 +97,24 @@ class Chooser:
             places, sure = places[:, [0, 0]], np.ones_like(sure)
         arms = [self._reaching(places[row], look.tools[row].numpy(), kept) if sure[row].min() >= SURE else kept
                 for row in range(len(said))]
-        return [Next(words, arm, words, after, before.put, blind) if words.startswith(PICK) else self._follows(words, before)
-                for words, arm, after in zip(said, arms, then)]
+        return [Next(words, arm, words, after, before.put, blind) if words.startswith(PICK) else
+                self._follows(words, before) for words, arm, after in zip(said, arms, then)]
 
-    @staticmethod
-    def _follows(words: str, before: Next) -> Next:
+    def _follows(self, words: str, before: Next) -> Next:
         """What is no picking up."""
         if not words.startswith(THEN):
             return before._replace(subtask=words, arm=-1)
-        return Next(words, -1, before.pick, words, tuple(dict.fromkeys((*before.put, words))))
+        put = tuple(dict.fromkeys((*before.put, (before.pick, words))))
+        number = [pick for pick, into in put if into == words].index(before.pick)
+        aside = SLOTS[number % len(SLOTS)] if words.endswith(FLAT) else (0.0, 0.0)
+        return Next(words, -1, before.pick, words, put, aside=aside)
 
     # ---- words
 
     def _words(self, scene: Scene, prompts: Sequence[str], before: str) -> list[str]:
         """What the network says. before: what was until now, of one robot alone."""
         put_down = before == DONE or before.startswith(THEN)
-        doubt = self._doubt * (NAMED if put_down and self._names_one(prompts[0]) else 1.0)
+        doubt = self._doubt * (NAMED if put_down and self.names_one(prompts[0]) else 1.0)
         if before:
             same, old = self.model.weigh(scene, self.words.encode(before), doubt=doubt)
             if same:
@@ -123,7 +129,7 @@ class Chooser:
         """What the network would say with the thing in hand."""
         return [self.words.decode(tokens) for tokens in self.model.speak(scene, begun=self.words.encode(THEN))]
 
-    def _names_one(self, prompt: str) -> bool:
+    def names_one(self, prompt: str) -> bool:
         """Whether an instruction is about a thing that it names."""
         return not self.things.isdisjoint(split(prompt))
 
@@ -134,7 +140,7 @@ class Chooser:
         goes_on, picks = said == before.subtask, said.startswith(PICK)
         if picks and before.subtask.startswith(THEN) and before.pick and self._is_held(now, before):
             return before.subtask, 0
-        if not self._names_one(prompt):
+        if not self.names_one(prompt):
             many = self._picks and (picks or said == DONE and before.pick)
             return self._thing(said, now, before) if many else (said, 0)
         if before.pick and not goes_on and said in (DONE, before.pick):
@@ -150,10 +156,8 @@ class Chooser:
         if before.then in sides:
             return before.then
         places, _ = self._where(now.look, now.seen, [before.pick or words] * 2, sides)
-        things = placed(now.look.cameras[:, :1], now.found.places)[0][now.found.noticed[0, :, -1] > 0.5].numpy()
         middle, hand = places[:, 1].mean(0), now.look.tools[0].numpy()
-        others = [thing for thing in things if _across((thing, middle)) > OWN and min(
-            _across((thing, tool)) for tool in hand) > OWN]
+        others = [thing for thing in self._others(now) if _across((thing, middle)) > OWN]
 
         def room(side: int) -> tuple[float, float]:
             """And the way there."""
@@ -162,6 +166,11 @@ class Chooser:
                     -min(_across((place, tool)) for tool in hand))
 
         return sides[max(range(2), key=room)]
+
+    def _others(self, now: _Now) -> list[np.ndarray]:
+        """[3] m in the base's frame: what the front eye notices, but not in a hand."""
+        things = placed(now.look.cameras[:, :1], now.found.places)[0][now.found.noticed[0, :, -1] > 0.5].numpy()
+        return [thing for thing in things if min(_across((thing, tool)) for tool in now.look.tools[0].numpy()) > OWN]
 
     def _is_held(self, now: _Now, before: Next) -> bool:
         """Whether what was picked up is in a hand."""
@@ -179,7 +188,7 @@ class Chooser:
 
     def _thing(self, said: str, now: _Now, before: Next) -> tuple[str, int]:
         """What to pick up where no thing is named: what the network would say of what the front eye sees, but not what
-        is where it has to go. Done, where that is likelier than all of them, and said, or nothing is seen for a while."""
+        is where it has to go. Done, where that is likelier than all of them, and said, or nothing is seen for long."""
         seen = self._notices(now)
         *likely, done = self.model.likely(now.scene, self._tokens).tolist()
         if before.subtask in self._picks:
@@ -189,10 +198,10 @@ class Chooser:
         score = likely + SEEN * np.log(seen + UNSEEN)
         may_be_all = said == DONE or before.blind >= BLIND
         best = np.argsort(-score)[:FEW]
-        for i in best:
+        for i, among in zip(best, self._among([self._picks[i] for i in best], now, before.put)):
             if may_be_all and score[i] < done - float(self._doubt.max()):
                 return DONE, before.blind
-            if not self._is_among(self._picks[i], now, before.put):
+            if not among:
                 return self._picks[i], 0 if seen[i] > GLIMPSE else before.blind + 1
         return (DONE if may_be_all else self._picks[best[0]]), before.blind + 1
 
@@ -201,12 +210,14 @@ class Chooser:
         noticed = now.found.noticed
         return (self.model.fits(noticed[..., :-1]) * noticed[..., -1:])[0, :, self._named].amax(0).numpy()
 
-    def _is_among(self, pick: str, now: _Now, put: tuple[str, ...]) -> bool:
-        """Whether a thing lies where others were put down."""
+    def _among(self, picks: list[str], now: _Now, put: tuple[tuple[str, str], ...]) -> np.ndarray:
+        """bool [picks]: the thing lies where others were put down."""
         if not put:
-            return False
-        places, sure = self._where(now.look, now.seen, [pick] * len(put), list(put))
-        return any(_across(points) < AMONG for points in places[sure.min(1) >= SURE])
+            return np.zeros(len(picks), bool)
+        words = list(dict.fromkeys(words for _, words in put))
+        places, sure = self._where(now.look, now.seen, [pick for pick in picks for _ in words], words * len(picks))
+        there = [_across(points) < AMONG for points in places] & (sure.min(1) >= SURE)
+        return there.reshape(len(picks), len(words)).any(1)
 
     # ---- places and arms
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +14,8 @@ from torch import Tensor
 from pi_policy_node.robot import Kinematics, Robot
 
 DRAWN, DRAWN_FROM = 0.7, 0.04  # part of the way, and m from where, that plans are drawn to the place they are for
+FACED_FROM, OFF, TURNS = 0.10, 0.2, 0.25  # m from where hands are turned; rad that they may be off, and per knot
+OUTMOST, OPEN = 1.75, 0.7  # rad that a wrist turns, of the ways that there are; of an opening: the hand holds nothing
 SHUT, MOVES, FURTHER = 0.3, 0.01, 0.02  # of an opening: it holds a handle; m that it is moved; m that it goes on
 ARRIVES, FACES, HOMES = 0.2, 0.35, 1.0  # m and rad from where a base is about to arrive; 1/s: how fast it then does
 AT_REST = 3  # rows at one place: neither speed nor acceleration
@@ -54,9 +58,14 @@ def hands(robot: Robot, kinematics: Kinematics, states: np.ndarray) -> tuple[Ten
     the way along which its fingers open, for a hand that points down has no other."""
     arms = [group for group in robot.groups if group.kind == "arm"]
     ways = kinematics.ways(states)
-    frames = np.stack([kinematics.link_pose(states, arm.tool) for arm in arms], 1)
-    return (torch.from_numpy(np.stack([ways[arm.name] for arm in arms], 1)).float(),
-            torch.from_numpy(np.arctan2(frames[..., 1, 1], frames[..., 0, 1])).float())
+    yaws = np.stack([_yaws(kinematics, states, arm.tool) for arm in arms], 1)
+    return (torch.from_numpy(np.stack([ways[arm.name] for arm in arms], 1)).float(), torch.from_numpy(yaws).float())
+
+
+def _yaws(kinematics: Kinematics, states: np.ndarray, tool: str) -> np.ndarray:
+    """[B] of the hand with that tool, for states [B, A]."""
+    frames = kinematics.link_pose(states, tool)
+    return np.arctan2(frames[..., 1, 1], frames[..., 0, 1])
 
 
 def to_rows(knots: np.ndarray, every: int, count: int) -> np.ndarray:
@@ -112,6 +121,33 @@ def drawn(robot: Robot, kinematics: Kinematics, knots: np.ndarray, place: np.nda
         off = place[:2] - at[:, :2]
         share = DRAWN * ((DRAWN_FROM - np.hypot(*off.T)) / (0.5 * DRAWN_FROM)).clip(0.0, 1.0)
         knots[:, robot.group(arm).columns] += np.einsum("kji,ki->kj", ways[arm][..., :2], share[:, None] * off)
+    return knots
+
+
+def faced(robot: Robot, kinematics: Kinematics, knots: np.ndarray, state: np.ndarray, place: np.ndarray,
+          ways: Sequence[float]) -> np.ndarray:
+    """Knots [K, A] in which open hands near a thing are turned so that fingers can close on it. ways: the directions in
+    which they can, rad. A network that has turned past one goes on to the same one half a turn later, to the wrist's
+    stop; of all there are this takes the one that is nearest, not farther than OUTMOST."""
+    knots = knots.copy()
+    for arm, at in kinematics.tools(knots).items():
+        near = ((FACED_FROM - np.hypot(*(place[:2] - at[:, :2]).T)) / (0.5 * FACED_FROM)).clip(0.0, 1.0)
+        if state[robot.group(arm.replace("_arm", "_gripper")).columns.start] < OPEN or not near.any() or not len(ways):
+            continue
+        wrist, tool = robot.group(arm).columns.stop - 1, robot.group(arm).tool
+        yaw, more = _yaws(kinematics, knots, tool), knots.copy()
+        more[:, wrist] += 0.1
+        sign = np.sign(np.sin(_yaws(kinematics, more, tool) - yaw))[:, None, None]
+        half = math.pi * np.arange(-2, 3)
+        turns = knots[:, wrist, None, None] + sign * ((np.asarray(ways) - yaw[:, None]) % math.pi)[..., None] + half
+        turns = turns.reshape(len(knots), -1)  # [K, ways] of the wrist
+        last = int(near.argmax())
+        allowed = np.where(np.abs(turns[last]) < OUTMOST, np.abs(turns[last] - state[wrist]), np.inf)
+        if np.isfinite(allowed).any():
+            off = turns[:, allowed.argmin()] - knots[:, wrist]
+            share = near * ((np.abs(off) - OFF) / OFF).clip(0.0, 1.0)
+            most = TURNS * np.arange(1, len(knots) + 1)
+            knots[:, wrist] += (share * off).clip(-most, most)
     return knots
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from pi_policy_node.policy.mini_eyes import harmonics, heading, turned
+from pi_policy_node.policy.mini_eyes import directions, harmonics, heading, turned
 from pi_policy_node.policy.mini_model import BENT, FAR, REACH, Mini
 from pi_policy_node.policy.mini_rows import hands
 from pi_policy_node.policy.shapes import MiniShape
@@ -59,6 +59,10 @@ def test_directions_of_fingers_are_the_same_for_what_looks_the_same():
     assert np.allclose(block[:2] + block[4:], 0) and np.allclose(block[2:4], brick[2:4])
     assert np.allclose(prism[:4], 0) and np.allclose(prism[4:], brick[4:]) and np.allclose(ball, 0)
     assert np.allclose(turned(torch.tensor(brick), torch.tensor(0.4)), harmonics([0.7]), atol=1e-6)
+    for n, those in enumerate((brick, block, prism), 1):
+        known = sorted(directions(np.array(those) + 0.05))
+        assert np.allclose(known, [0.3 + k * math.pi / n for k in range(n)], atol=0.06), "and back"
+    assert not directions(np.array(ball) + 0.05)
     right = torch.eye(3, 4)
     right[:2, :2] = torch.tensor([[math.cos(0.4), -math.sin(0.4)], [math.sin(0.4), math.cos(0.4)]])
     assert math.isclose(heading(right[None])[0], 0.4, abs_tol=1e-6)

@@ -10,8 +10,9 @@ import torch
 
 from pi_policy_node.policy import mini_next
 from pi_policy_node.policy.base import Observation
-from pi_policy_node.policy.mini import MiniPolicy
-from pi_policy_node.policy.mini_next import BLIND, TIRES
+from pi_policy_node.policy.mini import AGAIN, MiniPolicy
+from pi_policy_node.policy.mini_next import ASIDE, BLIND, TIRES
+from pi_policy_node.policy.mini_scene import BEGIN
 from pi_policy_node.robot import load_robot
 
 ROBOT = load_robot("pi_mobile")
@@ -20,8 +21,10 @@ PICK, BALL, THEN = "pick up the red block", "pick up the red ball", "place it in
 HERE, BIN, BESIDE = (0.45, 0.25, 0.72), (0.50, 0.10, 0.80), (0.515, 0.11, 0.74)
 
 
-def observation(prompt: str, stamp: float, opening: float = 1.0) -> Observation:
+def observation(prompt: str, stamp: float, opening: float = 1.0, turn: float = 0.0) -> Observation:
+    """turn: rad by which the left hand is beside its home."""
     state = ROBOT.home.copy()
+    state[ROBOT.group("left_arm").columns.start] -= turn
     state[ROBOT.is_gripper] = opening
     blank = {name: np.full((72, 96, 3), 90, np.uint8) for name in ("front_camera", "left_wrist_camera")}
     return Observation(blank, state, prompt, stamp)
@@ -33,7 +36,7 @@ class World:
     def __init__(self, monkeypatch) -> None:
         self.policy = MiniPolicy(ROBOT, seed=0)
         words, self.model = self.policy.words, self.policy.model
-        self.says, self.opening, self._stamp = PICK, 1.0, 0.0
+        self.says, self.opening, self.turn, self._stamp = PICK, 1.0, 0.0, 0.0
         self.places, self.sure, self.seen, self.likely = {PICK: HERE, THEN: BIN}, {}, {}, {}
         monkeypatch.setattr(self.model, "speak", self._speak)
         monkeypatch.setattr(self.model, "weigh", lambda scene, tokens, **_: (words.decode(tokens) == self.says, -9.0))
@@ -47,7 +50,7 @@ class World:
     def ask(self, says: str, prompt: str = ONE, after: float = 0.5) -> str:
         """The next subtask."""
         self.says, self._stamp = says, self._stamp + after
-        return self.policy.infer(observation(prompt, self._stamp, self.opening)).subtask
+        return self.policy.infer(observation(prompt, self._stamp, self.opening, self.turn)).subtask
 
     def in_hand(self) -> tuple[float, ...]:
         return tuple(self.policy._kinematics.tools(ROBOT.home[None])["left_arm"][0])
@@ -142,6 +145,26 @@ def test_of_many_things_it_leaves_those_that_are_where_they_belong(world):
     assert world.ask(PICK, ALL) == BALL
 
 
+@pytest.mark.parametrize("onto, apart", [("place it on the blue tray", ASIDE), (THEN, 0.0)])
+def test_one_thing_after_another_goes_beside_those_that_nothing_keeps_there(world, monkeypatch, onto, apart):
+    told = []
+    take = world.policy._steady.take
+    monkeypatch.setattr(type(world.policy._steady), "take", lambda _, words, place, *rest: (
+        told.append((words, place[:2])), take(words, place, *rest))[1])
+    monkeypatch.setattr(world.model, "place", lambda look, found: (
+        torch.tensor([BIN]), torch.zeros(1, 6), torch.tensor([0.9])))
+    asides, prompt = [], ALL.replace("in the blue bin", onto.removeprefix("place it "))
+    for pick in (PICK, BALL, BALL, PICK):
+        world.likely |= {PICK: -9.0, BALL: -9.0, "done": -30.0, pick: -0.5}
+        world.seen = {pick: 0.8}
+        world.places |= {PICK: HERE, BALL: HERE, onto: BIN}
+        assert [world.ask(pick, prompt, after=TIRES + 1), world.ask(onto, prompt)] == [pick, onto]
+        asides.append(tuple(told[-1][1] - np.array(BIN[:2])))
+    assert np.allclose(asides[0], 0) and np.allclose(asides[3], asides[0]), "the first one goes in the middle, always"
+    assert np.allclose(asides[1], asides[2]) and np.hypot(*asides[1]) == pytest.approx(apart, abs=1e-6)
+    assert len({mini_next.SLOTS[k] for k in range(5)}) == 5
+
+
 def test_it_is_done_with_many_once_none_is_seen_for_a_while(world):
     world.likely |= {PICK: -0.5, BALL: -3.0, "done": -4.0}
     world.seen |= {PICK: 0.8}
@@ -153,6 +176,35 @@ def test_it_is_done_with_many_once_none_is_seen_for_a_while(world):
     assert "done" not in said[:-1] and said[-1] == "done"
     world.seen[BALL] = 0.8
     assert world.ask("done", ALL) == BALL, "unless there is one after all"
+
+
+def test_before_it_is_done_with_many_it_looks_again_with_its_hands_away(world):
+    world.likely |= {PICK: -30.0, BALL: -30.0, "done": 0.0}
+    for turn, after in ((0.0, 0), (0.5, round(AGAIN / 0.5))):
+        world.policy.reset()
+        put_down(world, ALL)
+        world.turn = turn
+        said = [world.ask("done", ALL) for _ in range(after + 1)]
+        assert said == [THEN] * after + ["done"], "but it does not wait for ever"
+        assert world.policy._asked.next.subtask == "done", "meanwhile hands go home"
+    put_down(world, ONE)
+    world.places[PICK] = BESIDE
+    assert world.ask("done", ONE) == "done", "one thing is seen where it is put down"
+
+
+def test_how_likely_phrases_are_is_found_out_together_as_each_by_itself():
+    policy, seen = MiniPolicy(ROBOT, seed=0), {}
+    see = policy.model.see
+    policy.model.see = lambda *what, **how: seen.setdefault("scene", see(*what, **how))
+    policy.infer(observation(ALL, 0.0))
+    words, scene = policy.words, seen["scene"]
+    phrases = [PICK, BALL, "pick up the black prism", "done", THEN]
+    together = policy.model.likely(scene, words.rows(phrases))
+    for phrase, found in zip(phrases, together.tolist()):
+        tokens = torch.tensor([words.encode(phrase)])
+        with torch.no_grad():
+            logits = policy.model.say(scene, torch.cat((torch.tensor([[BEGIN]]), tokens[:, :-1]), 1))[0].log_softmax(-1)
+        assert found == pytest.approx(float(logits.gather(2, tokens[..., None]).sum()), abs=1e-3)
 
 
 def test_that_one_thing_is_where_it_belongs_is_doubted_less_once_it_was_put_down(monkeypatch):

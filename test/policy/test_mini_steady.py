@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from pi_policy_node.policy.mini_rows import DRAWN_FROM, FURTHER, docked, drawn, pulled
+from pi_policy_node.policy.mini_rows import DRAWN_FROM, FURTHER, OUTMOST, docked, drawn, faced, hands, pulled
 from pi_policy_node.policy.mini_scene import placed, spotted
 from pi_policy_node.policy.mini_steady import FORGETS, LOOKS, Steady
 from pi_policy_node.policy.mini_words import PLACES
@@ -90,6 +90,40 @@ def test_plans_that_come_near_the_place_are_drawn_to_it():
     assert np.allclose(*turn, atol=0.01)
     others = np.delete(made, np.arange(columns.start, columns.stop), 1)
     assert np.array_equal(others, np.delete(knots, np.arange(columns.start, columns.stop), 1)), "the other hand is far"
+
+
+@pytest.mark.parametrize("arm", ["left_arm", "right_arm"])
+def test_a_hand_over_a_thing_turns_to_it_and_never_to_the_wrists_stop(arm):
+    """Wherever its wrist is: a network that had turned past one direction went on to the next one, and to the stop."""
+    kinematics, columns = Kinematics(ROBOT), ROBOT.group(arm).columns
+    which, wrist = ("left_arm", "right_arm").index(arm), columns.stop - 1
+    place = kinematics.tools(ROBOT.home)[arm]
+
+    def yaw(row):
+        return float(hands(ROBOT, kinematics, row[None])[1][0, which])
+
+    def goes(angle, ways, place=place, opening=1.0):
+        state = ROBOT.home.copy()
+        state[wrist], state[ROBOT.is_gripper] = angle, opening
+        return state, faced(ROBOT, kinematics, np.repeat(state[None], 11, axis=0), state, place, ways)
+
+    for angle in np.linspace(-3.0, 3.0, 13):
+        for way in np.linspace(0.0, 3.1, 8):
+            state, knots = goes(angle, [way])
+            for _ in range(4):
+                state, knots = goes(knots[-1, wrist], [way])
+            assert abs(state[wrist]) < OUTMOST + 0.4
+            assert abs((yaw(state) - way + np.pi / 2) % np.pi - np.pi / 2) < 0.4, "a little the network may be off"
+            assert np.abs(np.diff(knots[:, wrist])).max() < 0.3
+    state, knots = goes(0.0, [yaw(ROBOT.home) + 0.1])
+    assert np.array_equal(knots[-1], state)
+    state, knots = goes(1.5, [yaw(ROBOT.home), yaw(ROBOT.home) + np.pi / 2])
+    assert np.array_equal(knots[-1], state), "of two directions it is in one already"
+    for change in ({"place": place + [0.2, 0.0, 0.0]}, {"opening": 0.4}):
+        state, knots = goes(-2.6, [yaw(ROBOT.home)], **change)
+        assert np.array_equal(knots[-1], state)
+    state, knots = goes(-2.6, [])
+    assert np.array_equal(knots[-1], state)
 
 
 def test_a_hand_that_pulls_goes_on_a_little_and_an_open_one_does_not():
