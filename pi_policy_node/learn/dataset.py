@@ -168,7 +168,7 @@ class Demonstrations:
             "cameras": np.stack([labels.cameras[CAMERAS[eye]][frames] for eye in POINTING], 1),
         }
         goes = np.array([text.startswith("place") for text in e.subtasks])[e.subtask[frames]]
-        if e.piece and e.family in SEVERAL:  # where in the container the expert would have put it nobody wrote down
+        if e.piece and e.family in SEVERAL:  # nobody wrote down where among others it would have gone: not looked at
             found["often"] = found["often"] * ~np.array([text in CONTAINED for text in e.subtasks])[e.subtask[frames]]
         known = np.isfinite(labels.reach[frames, 0]) & ~goes  # where a thing goes is not what eyes are to find there
         for eye in POINTING:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ from pi_policy_node.policy.mini_eyes import EYES, POINTING, directions, eye_shap
 from pi_policy_node.policy.mini_next import Chooser, Next
 from pi_policy_node.policy.mini_rows import docked, drawn, faced, hands, origin, perceived, pulled, settle, to_rows
 from pi_policy_node.policy.mini_scene import PAD, Look, spotted
-from pi_policy_node.policy.mini_steady import Steady
+from pi_policy_node.policy.mini_steady import JUMP, SURE, Steady
 from pi_policy_node.policy.mini_words import DONE, DRIVE, PICK, PLACES, THEN, split
 from pi_policy_node.policy.shapes import MiniShape
 from pi_policy_node.robot import Kinematics, Robot
@@ -37,7 +38,7 @@ class _Asked:
     prompt: str = ""
     next: Next = Next()
     at: float = -np.inf  # s, the observation's clock: when that was chosen
-    told: str = ""  # what it says that it does, until it has looked again whether all is done
+    told: str = ""  # the subtask as others are told it: the one before, while it is doubted that all is done
     since: float = np.inf  # s: since when it thinks so
 
 
@@ -167,7 +168,8 @@ class MiniPolicy:
         now = time.monotonic()
         timing = {"prepare": prepared - started, "look": looked - prepared, "say": chosen - looked,
                   "act": now - chosen, "total": now - started}
-        return Result(actions=rows, subtask=told, progress=float(progress[0]), timing=timing)
+        far = float(progress[0]) if told == subtask else math.nan
+        return Result(actions=rows, subtask=told, progress=far, timing=timing)
 
     def infer_batch(self, requests: Sequence) -> list[Result]:
         """Several robots at once; what is next is looked at each time, for nothing is remembered between them."""
@@ -238,7 +240,7 @@ class MiniPolicy:
         """The subtask in words, and by which arm: what somebody said, else what the network says now and then; and what
         to say that it is."""
         if obs.subtask:
-            self._asked = _Asked()  # once nobody says it any more, it is chosen afresh
+            self._asked = _Asked(told=obs.subtask)  # once nobody says it any more, it is chosen afresh
             return obs.subtask, -1, obs.subtask
         asked = self._asked
         due = not 0 <= obs.stamp - asked.at < self._subtask_every - 1e-6
@@ -246,10 +248,11 @@ class MiniPolicy:
             doing = asked.next if asked.prompt == obs.prompt and asked.at <= obs.stamp else Next()
             said, = self._say([obs.prompt], seen, there, state[None], doing, obs.stamp - self._doing.since)
             told, since = said.subtask, np.inf
-            if said.subtask == DONE and doing.subtask and not self.chooser.names_one(obs.prompt):
+            last = asked.told if asked.prompt in ("", obs.prompt) else ""
+            if said.subtask == DONE and last.startswith((PICK, THEN)) and not self.chooser.names_one(obs.prompt):
                 since = min(asked.since, obs.stamp)
                 if obs.stamp - since < AGAIN and not self._hands_are_away(state):
-                    told = asked.told
+                    told = last
             self._asked = _Asked(obs.prompt, said, obs.stamp, told, since)
         return self._asked.next.subtask, self._asked.next.arm, self._asked.told
 
@@ -288,7 +291,8 @@ class MiniPolicy:
         if stamp is not None and subtasks[0].startswith((PICK, THEN)):
             place, turn, sure = self.model.place(look, found)
             aside = self._asked.next.aside if subtasks[0] == self._asked.next.subtask else (0.0, 0.0)
-            steady = self._steady.take(subtasks[0], place[0].numpy() + [*aside, 0.0], float(sure[0]), stamp)
+            seen_at = place[0].numpy() + [*aside, 0.0]
+            steady = self._steady.take(subtasks[0], seen_at, float(sure[0]), stamp)
             found = replace(found, spots=spotted(look.cameras, torch.from_numpy(steady).float()[None, None]))
         scene = self.model.aim(look, found, drop=bool((look.subtask != PAD).all()))
         noise = spread * torch.randn(known.shape, generator=self._generator)
@@ -298,7 +302,7 @@ class MiniPolicy:
         chunk = self.scales.knots_out(chunk, at)
         if steady is not None:
             chunk[0] = drawn(self.robot, self._kinematics, chunk[0], steady)
-            if subtasks[0].startswith(PICK):
+            if subtasks[0].startswith(PICK) and sure[0] >= SURE and math.dist(seen_at[:2], steady[:2]) < JUMP:
                 chunk[0] = faced(self.robot, self._kinematics, chunk[0], states[0], steady, directions(turn[0].numpy()))
         elif stamp is not None and subtasks[0].endswith(DRAWER):
             chunk[0] = pulled(self.robot, self._kinematics, chunk[0], states[0])

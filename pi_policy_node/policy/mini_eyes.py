@@ -208,12 +208,12 @@ def harmonics(yaws: Sequence[float]) -> list[float]:
     return [float(np.mean(part(k * np.asarray(yaws)))) for k in ORDERS for part in (np.cos, np.sin)]
 
 
-def directions(turn: np.ndarray) -> list[float]:
-    """Back from harmonics [6]: the directions in 0..pi, best first; none where it hardly matters or is not known."""
+def directions(turn: np.ndarray) -> np.ndarray:
+    """Back from harmonics [6]: the directions in 0..pi; none where it hardly matters or is not known."""
     angle = np.arange(0.0, math.pi, math.pi / 90)
     fits = sum(np.cos(k * angle) * turn[2 * i] + np.sin(k * angle) * turn[2 * i + 1] for i, k in enumerate(ORDERS))
     peaks = (fits > np.roll(fits, 1)) & (fits >= np.roll(fits, -1)) & (fits > max(CLEAR, SAME * fits.max()))
-    return [float(angle[k]) for k in np.argsort(-fits) if peaks[k]]
+    return angle[peaks]
 
 
 def turned(turns: Tensor, by: Tensor) -> Tensor:

@@ -297,8 +297,8 @@ class Mini(nn.Module):
 
     @torch.no_grad()
     def likely(self, scene: Scene, phrases: Tensor) -> Tensor:
-        """[K] how likely it is that each of phrases [K, N], padded, is what is said: log. Of a scene with one row. What
-        phrases have in common but for their last words is computed once."""
+        """[K] how likely each of phrases [K, N], padded, is what is said first, whatever follows: log. Of a scene with
+        one row. What phrases have in common but for their last words is computed once."""
         ends = (phrases != PAD).sum(1, keepdim=True) - 1
         begun, which = phrases.scatter(1, ends, PAD).unique(dim=0, return_inverse=True)
         several = Scene([(k.expand(len(begun), *k.shape[1:]), v.expand(len(begun), *v.shape[1:])) for k, v in scene.kv],

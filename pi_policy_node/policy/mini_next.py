@@ -25,7 +25,7 @@ THERE, ASTRAY = 0.03, 0.09  # m beside its place, seen from above: a thing so ne
 AMONG = 0.075  # m, of one of several in a container
 ASIDE = 0.04  # m from the middle of what has no walls to keep them, where further things go, in this order:
 SLOTS = (0.0, 0.0), (-ASIDE, 0.0), (ASIDE, 0.0), (0.0, ASIDE), (0.0, -ASIDE)
-FLAT = "tray", "plate"
+ONTO, FLAT = f"{THEN} on the", ("tray", "plate")
 HOLDS = 0.15, 0.65  # of a hand's opening: it is closed around something
 FREE = 0.7  # and this one has let go
 AT_HAND = 0.04  # m from the tool to what it holds
@@ -43,7 +43,7 @@ class Next(NamedTuple):
     arm: int = -1  # that is to pick up; -1: either
     pick: str = ""  # the words of picking up the thing that it is about
     then: str = ""  # and of putting it down
-    put: tuple[tuple[str, str], ...] = ()  # things that were put down until now, and in which words
+    put: tuple[tuple[str, str], ...] = ()  # things that were put down until now, or are just being, and in which words
     blind: int = 0  # looks in a row at which none of what could be picked up was seen
     aside: tuple[float, float] = (0.0, 0.0)  # m from the middle of the container in which it is put down
 
@@ -85,8 +85,9 @@ class Chooser:
             now = _Now(look, seen, found, scene, openings[0], lasts)
             words, blind = self._sensible(said[0], now, prompts[0], before)
             said = [self._sided(words, now, before)]
+        many = len(prompts) == 1 and not self.names_one(prompts[0])
         if not any(words.startswith(PICK) for words in said):
-            return [self._follows(words, before) for words in said]
+            return [self._follows(words, before, many) for words in said]
         going_on = said[0] == before.subtask
         then = [before.then] if said[0] == before.pick else self._then(scene)
         if len(prompts) == 1:
@@ -98,15 +99,16 @@ class Chooser:
         arms = [self._reaching(places[row], look.tools[row].numpy(), kept) if sure[row].min() >= SURE else kept
                 for row in range(len(said))]
         return [Next(words, arm, words, after, before.put, blind) if words.startswith(PICK) else
-                self._follows(words, before) for words, arm, after in zip(said, arms, then)]
+                self._follows(words, before, many) for words, arm, after in zip(said, arms, then)]
 
-    def _follows(self, words: str, before: Next) -> Next:
-        """What is no picking up."""
+    @staticmethod
+    def _follows(words: str, before: Next, many: bool) -> Next:
+        """What is no picking up. many: things are put down one after another."""
         if not words.startswith(THEN):
             return before._replace(subtask=words, arm=-1)
         put = tuple(dict.fromkeys((*before.put, (before.pick, words))))
         number = [pick for pick, into in put if into == words].index(before.pick)
-        aside = SLOTS[number % len(SLOTS)] if words.endswith(FLAT) else (0.0, 0.0)
+        aside = SLOTS[number % len(SLOTS)] if many and words.startswith(ONTO) and words.endswith(FLAT) else (0.0, 0.0)
         return Next(words, -1, before.pick, words, put, aside=aside)
 
     # ---- words
@@ -157,7 +159,9 @@ class Chooser:
             return before.then
         places, _ = self._where(now.look, now.seen, [before.pick or words] * 2, sides)
         middle, hand = places[:, 1].mean(0), now.look.tools[0].numpy()
-        others = [thing for thing in self._others(now) if _across((thing, middle)) > OWN]
+        things = placed(now.look.cameras[:, :1], now.found.places)[0][now.found.noticed[0, :, -1] > 0.5].numpy()
+        others = [thing for thing in things if _across((thing, middle)) > OWN and min(
+            _across((thing, tool)) for tool in hand) > OWN]
 
         def room(side: int) -> tuple[float, float]:
             """And the way there."""
@@ -166,11 +170,6 @@ class Chooser:
                     -min(_across((place, tool)) for tool in hand))
 
         return sides[max(range(2), key=room)]
-
-    def _others(self, now: _Now) -> list[np.ndarray]:
-        """[3] m in the base's frame: what the front eye notices, but not in a hand."""
-        things = placed(now.look.cameras[:, :1], now.found.places)[0][now.found.noticed[0, :, -1] > 0.5].numpy()
-        return [thing for thing in things if min(_across((thing, tool)) for tool in now.look.tools[0].numpy()) > OWN]
 
     def _is_held(self, now: _Now, before: Next) -> bool:
         """Whether what was picked up is in a hand."""

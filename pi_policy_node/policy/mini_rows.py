@@ -15,7 +15,8 @@ from pi_policy_node.robot import Kinematics, Robot
 
 DRAWN, DRAWN_FROM = 0.7, 0.04  # part of the way, and m from where, that plans are drawn to the place they are for
 FACED_FROM, OFF, TURNS = 0.10, 0.2, 0.25  # m from where hands are turned; rad that they may be off, and per knot
-OUTMOST, OPEN = 1.75, 0.7  # rad that a wrist turns, of the ways that there are; of an opening: the hand holds nothing
+OUTMOST, DEAR = 1.75, 10.0  # rad from its middle that a wrist is sent to, and how much dearer is what is beyond
+OPEN = 0.7  # of an opening: the hand holds nothing
 SHUT, MOVES, FURTHER = 0.3, 0.01, 0.02  # of an opening: it holds a handle; m that it is moved; m that it goes on
 ARRIVES, FACES, HOMES = 0.2, 0.35, 1.0  # m and rad from where a base is about to arrive; 1/s: how fast it then does
 AT_REST = 3  # rows at one place: neither speed nor acceleration
@@ -126,28 +127,29 @@ def drawn(robot: Robot, kinematics: Kinematics, knots: np.ndarray, place: np.nda
 
 def faced(robot: Robot, kinematics: Kinematics, knots: np.ndarray, state: np.ndarray, place: np.ndarray,
           ways: Sequence[float]) -> np.ndarray:
-    """Knots [K, A] in which open hands near a thing are turned so that fingers can close on it. ways: the directions in
-    which they can, rad. A network that has turned past one goes on to the same one half a turn later, to the wrist's
-    stop; of all there are this takes the one that is nearest, not farther than OUTMOST."""
+    """Knots [K, A] in which open hands near a thing are turned so that fingers can close on it, until they close. ways:
+    the directions in which they can, rad. A network that has turned past one goes on to the same one half a turn later,
+    to the wrist's stop; of all there are this takes the one that is nearest, hardly farther than OUTMOST."""
     knots = knots.copy()
     for arm, at in kinematics.tools(knots).items():
         near = ((FACED_FROM - np.hypot(*(place[:2] - at[:, :2]).T)) / (0.5 * FACED_FROM)).clip(0.0, 1.0)
+        fingers = knots[:, robot.group(arm.replace("_arm", "_gripper")).columns.start]
         if state[robot.group(arm.replace("_arm", "_gripper")).columns.start] < OPEN or not near.any() or not len(ways):
             continue
-        wrist, tool = robot.group(arm).columns.stop - 1, robot.group(arm).tool
-        yaw, more = _yaws(kinematics, knots, tool), knots.copy()
+        wrist, tool, nearest = robot.group(arm).columns.stop - 1, robot.group(arm).tool, int(near.argmax())
+        yaws, more = np.unwrap(_yaws(kinematics, knots, tool)), knots.copy()
         more[:, wrist] += 0.1
-        sign = np.sign(np.sin(_yaws(kinematics, more, tool) - yaw))[:, None, None]
-        half = math.pi * np.arange(-2, 3)
-        turns = knots[:, wrist, None, None] + sign * ((np.asarray(ways) - yaw[:, None]) % math.pi)[..., None] + half
-        turns = turns.reshape(len(knots), -1)  # [K, ways] of the wrist
-        last = int(near.argmax())
-        allowed = np.where(np.abs(turns[last]) < OUTMOST, np.abs(turns[last] - state[wrist]), np.inf)
-        if np.isfinite(allowed).any():
-            off = turns[:, allowed.argmin()] - knots[:, wrist]
-            share = near * ((np.abs(off) - OFF) / OFF).clip(0.0, 1.0)
-            most = TURNS * np.arange(1, len(knots) + 1)
-            knots[:, wrist] += (share * off).clip(-most, most)
+        sign = np.sign(np.sin(_yaws(kinematics, more, tool)[nearest] - yaws[nearest]))
+        by = np.add.outer(np.asarray(ways) - yaws[nearest], math.pi * np.arange(-4, 5)).ravel()  # rad of the hand
+        ends = knots[nearest, wrist] + sign * by
+        best = by[(np.abs(ends - state[wrist]) + DEAR * (np.abs(ends) - OUTMOST).clip(0.0)).argmin()]
+        off = sign * (yaws[nearest] + best - yaws)
+        wanted = near * ((np.abs(off) - OFF) / OFF).clip(0.0, 1.0) * off
+        turned = 0.0
+        for k in range(1, len(knots)):
+            if fingers[k] >= OPEN:
+                turned += float(np.clip(wanted[k] - turned, -TURNS, TURNS))
+            knots[k, wrist] += turned
     return knots
 
 

@@ -62,7 +62,7 @@ def test_directions_of_fingers_are_the_same_for_what_looks_the_same():
     for n, those in enumerate((brick, block, prism), 1):
         known = sorted(directions(np.array(those) + 0.05))
         assert np.allclose(known, [0.3 + k * math.pi / n for k in range(n)], atol=0.06), "and back"
-    assert not directions(np.array(ball) + 0.05)
+    assert not len(directions(np.array(ball) + 0.05))
     right = torch.eye(3, 4)
     right[:2, :2] = torch.tensor([[math.cos(0.4), -math.sin(0.4)], [math.sin(0.4), math.cos(0.4)]])
     assert math.isclose(heading(right[None])[0], 0.4, abs_tol=1e-6)

@@ -11,9 +11,11 @@ import torch
 from pi_policy_node.policy import mini_next
 from pi_policy_node.policy.base import Observation
 from pi_policy_node.policy.mini import AGAIN, MiniPolicy
+from pi_policy_node.policy.mini_eyes import harmonics
 from pi_policy_node.policy.mini_next import ASIDE, BLIND, TIRES
+from pi_policy_node.policy.mini_rows import hands
 from pi_policy_node.policy.mini_scene import BEGIN
-from pi_policy_node.robot import load_robot
+from pi_policy_node.robot import Kinematics, load_robot
 
 ROBOT = load_robot("pi_mobile")
 ONE, ALL = "put the red block in the blue bin", "put everything red in the blue bin"
@@ -21,10 +23,11 @@ PICK, BALL, THEN = "pick up the red block", "pick up the red ball", "place it in
 HERE, BIN, BESIDE = (0.45, 0.25, 0.72), (0.50, 0.10, 0.80), (0.515, 0.11, 0.74)
 
 
-def observation(prompt: str, stamp: float, opening: float = 1.0, turn: float = 0.0) -> Observation:
-    """turn: rad by which the left hand is beside its home."""
+def observation(prompt: str, stamp: float, opening: float = 1.0, turn: float = 0.0,
+                arm: str = "left_arm") -> Observation:
+    """turn: rad by which an arm is beside its home."""
     state = ROBOT.home.copy()
-    state[ROBOT.group("left_arm").columns.start] -= turn
+    state[ROBOT.group(arm).columns.start] += turn
     state[ROBOT.is_gripper] = opening
     blank = {name: np.full((72, 96, 3), 90, np.uint8) for name in ("front_camera", "left_wrist_camera")}
     return Observation(blank, state, prompt, stamp)
@@ -36,7 +39,7 @@ class World:
     def __init__(self, monkeypatch) -> None:
         self.policy = MiniPolicy(ROBOT, seed=0)
         words, self.model = self.policy.words, self.policy.model
-        self.says, self.opening, self.turn, self._stamp = PICK, 1.0, 0.0, 0.0
+        self.says, self.opening, self.turn, self.arm, self._stamp = PICK, 1.0, 0.0, "left_arm", 0.0
         self.places, self.sure, self.seen, self.likely = {PICK: HERE, THEN: BIN}, {}, {}, {}
         monkeypatch.setattr(self.model, "speak", self._speak)
         monkeypatch.setattr(self.model, "weigh", lambda scene, tokens, **_: (words.decode(tokens) == self.says, -9.0))
@@ -50,7 +53,7 @@ class World:
     def ask(self, says: str, prompt: str = ONE, after: float = 0.5) -> str:
         """The next subtask."""
         self.says, self._stamp = says, self._stamp + after
-        return self.policy.infer(observation(prompt, self._stamp, self.opening, self.turn)).subtask
+        return self.policy.infer(observation(prompt, self._stamp, self.opening, self.turn, self.arm)).subtask
 
     def in_hand(self) -> tuple[float, ...]:
         return tuple(self.policy._kinematics.tools(ROBOT.home[None])["left_arm"][0])
@@ -145,24 +148,55 @@ def test_of_many_things_it_leaves_those_that_are_where_they_belong(world):
     assert world.ask(PICK, ALL) == BALL
 
 
-@pytest.mark.parametrize("onto, apart", [("place it on the blue tray", ASIDE), (THEN, 0.0)])
-def test_one_thing_after_another_goes_beside_those_that_nothing_keeps_there(world, monkeypatch, onto, apart):
-    told = []
-    take = world.policy._steady.take
+@pytest.mark.parametrize("onto, first, second, third", [
+    ("place it on the blue tray", (0, 0), (-ASIDE, 0), (ASIDE, 0)), (THEN, (0, 0), (0, 0), (0, 0)),
+    ("place it to the left of the blue tray", (0, 0), (0, 0), (0, 0))])
+def test_one_thing_after_another_goes_beside_those_that_nothing_keeps_there(world, told, onto, first, second, third):
+    world.places[onto] = BIN
+    for pick, aside in ((PICK, first), (BALL, second), (BALL, second), ("pick up the red brick", third), (PICK, first)):
+        world.likely = {**dict.fromkeys((PICK, BALL, "done"), -30.0), pick: -0.5}
+        world.seen = {pick: 0.8}
+        world.places[pick] = HERE
+        prompt = "put everything red where it belongs"
+        assert [world.ask(pick, prompt, after=TIRES + 1), world.ask(onto, prompt)] == [pick, onto]
+        assert np.allclose(told[-1] - BIN[:2], aside, atol=1e-6)
+    world.policy.reset()
+    assert [world.ask(pick, ONE) for pick in (PICK, onto, BALL, onto)] == [PICK, onto, BALL, onto]
+    assert np.allclose(told[-1], BIN[:2], atol=1e-6), "one thing that is named goes in the middle, whatever it took first"
+
+
+@pytest.fixture
+def told(world, monkeypatch):
+    """[2] where hands were told to go, and everything goes to the bin."""
+    places, take = [], world.policy._steady.take
     monkeypatch.setattr(type(world.policy._steady), "take", lambda _, words, place, *rest: (
-        told.append((words, place[:2])), take(words, place, *rest))[1])
+        places.append(place[:2]), take(words, place, *rest))[1])
     monkeypatch.setattr(world.model, "place", lambda look, found: (
         torch.tensor([BIN]), torch.zeros(1, 6), torch.tensor([0.9])))
-    asides, prompt = [], ALL.replace("in the blue bin", onto.removeprefix("place it "))
-    for pick in (PICK, BALL, BALL, PICK):
-        world.likely |= {PICK: -9.0, BALL: -9.0, "done": -30.0, pick: -0.5}
-        world.seen = {pick: 0.8}
-        world.places |= {PICK: HERE, BALL: HERE, onto: BIN}
-        assert [world.ask(pick, prompt, after=TIRES + 1), world.ask(onto, prompt)] == [pick, onto]
-        asides.append(tuple(told[-1][1] - np.array(BIN[:2])))
-    assert np.allclose(asides[0], 0) and np.allclose(asides[3], asides[0]), "the first one goes in the middle, always"
-    assert np.allclose(asides[1], asides[2]) and np.hypot(*asides[1]) == pytest.approx(apart, abs=1e-6)
-    assert len({mini_next.SLOTS[k] for k in range(5)}) == 5
+    return places
+
+
+def test_a_hand_over_a_thing_that_it_sees_is_turned_to_it_to_pick_it_up(world, monkeypatch):
+    at, wrist = world.in_hand(), ROBOT.group("left_arm").columns.stop - 1
+    sees = {"sure": 0.9}
+    brick = torch.tensor([harmonics([directions_of_home() + 1.0])], dtype=torch.float32)
+    monkeypatch.setattr(world.model, "place", lambda look, found: (
+        torch.tensor([at], dtype=torch.float32), brick, torch.tensor([sees["sure"]])))
+    stays = torch.as_tensor(world.policy.scales.knots_in(np.repeat(ROBOT.home[None, None], 11, 1), np.where(
+        ROBOT.is_base | ROBOT.is_gripper, 0.0, ROBOT.home)[None]))
+    monkeypatch.setattr(world.model, "act", lambda scene, noise, **_: stays)
+    turns = {}
+    for says, sees["sure"] in ((PICK, 0.9), (THEN, 0.9), (PICK, 0.3)):
+        world.policy.reset()
+        world.says, world._stamp = says, world._stamp + 9.0
+        rows = world.policy.infer(observation(ONE, world._stamp)).actions
+        turns[says, sees["sure"]] = abs(rows[-1, wrist] - ROBOT.home[wrist])
+    assert turns[PICK, 0.9] > 0.5 and max(turns[THEN, 0.9], turns[PICK, 0.3]) < 0.05
+
+
+def directions_of_home() -> float:
+    """rad: along which the left hand's fingers open at home."""
+    return float(hands(ROBOT, Kinematics(ROBOT), ROBOT.home[None])[1][0, 0])
 
 
 def test_it_is_done_with_many_once_none_is_seen_for_a_while(world):
@@ -178,18 +212,51 @@ def test_it_is_done_with_many_once_none_is_seen_for_a_while(world):
     assert world.ask("done", ALL) == BALL, "unless there is one after all"
 
 
-def test_before_it_is_done_with_many_it_looks_again_with_its_hands_away(world):
-    world.likely |= {PICK: -30.0, BALL: -30.0, "done": 0.0}
+@pytest.mark.parametrize("arm", ["left_arm", "right_arm"])
+def test_before_it_is_done_with_many_it_looks_again_with_its_hands_away(world, arm):
+    world.arm = arm
     for turn, after in ((0.0, 0), (0.5, round(AGAIN / 0.5))):
-        world.policy.reset()
-        put_down(world, ALL)
+        nothing_left(world)
         world.turn = turn
         said = [world.ask("done", ALL) for _ in range(after + 1)]
         assert said == [THEN] * after + ["done"], "but it does not wait for ever"
         assert world.policy._asked.next.subtask == "done", "meanwhile hands go home"
+    nothing_left(world)
+    world.turn = 0.5
+    assert [world.ask("done", ALL), world.ask("done", ALL)] == [THEN, THEN]
+    world.turn = 0.0
+    assert world.ask("done", ALL) == "done", "at home they hide nothing"
+    nothing_left(world)
+    world.turn = 0.5
+    assert [world.ask("done", ALL) for _ in range(3)] == [THEN] * 3
+    world.seen[BALL], world.likely[BALL], world.places[BALL] = 0.8, 9.0, HERE
+    assert world.ask("done", ALL) == BALL, "there is one after all"
+    world.seen.clear(), world.likely.update({BALL: -30.0})
+    assert [world.ask("done", ALL) for _ in range(3)] == [BALL] * 3, "and it waits as long again"
+
+
+def test_what_nothing_can_be_hidden_for_is_done_at_once(world):
+    world.turn = 0.5
     put_down(world, ONE)
     world.places[PICK] = BESIDE
     assert world.ask("done", ONE) == "done", "one thing is seen where it is put down"
+    assert [world.ask(says, "open the drawer") for says in ("open the drawer", "done")] == ["open the drawer", "done"]
+
+
+def test_what_a_person_said_to_put_down_may_not_be_the_last(world):
+    world.turn, world.says = 0.5, "done"
+    world.likely = {PICK: -30.0, "done": 0.0}
+    world.policy.infer(replace(observation(ALL, 0.0, turn=0.5), subtask=THEN))
+    assert world.ask("done", ALL) == THEN
+    world.turn = 0.0
+    assert world.ask("done", ALL) == "done"
+
+
+def nothing_left(world: World) -> None:
+    """One of many was put down, and no other is seen."""
+    world.policy.reset()
+    world.likely, world.turn = {PICK: -30.0, BALL: -30.0, "done": 0.0}, 0.0
+    put_down(world, ALL)
 
 
 def test_how_likely_phrases_are_is_found_out_together_as_each_by_itself():

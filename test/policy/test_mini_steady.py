@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from pi_policy_node.policy.mini_rows import DRAWN_FROM, FURTHER, OUTMOST, docked, drawn, faced, hands, pulled
+from pi_policy_node.policy.mini_rows import DRAWN_FROM, FURTHER, OUTMOST, TURNS, docked, drawn, faced, hands, pulled
 from pi_policy_node.policy.mini_scene import placed, spotted
 from pi_policy_node.policy.mini_steady import FORGETS, LOOKS, Steady
 from pi_policy_node.policy.mini_words import PLACES
@@ -124,6 +124,25 @@ def test_a_hand_over_a_thing_turns_to_it_and_never_to_the_wrists_stop(arm):
         assert np.array_equal(knots[-1], state)
     state, knots = goes(-2.6, [])
     assert np.array_equal(knots[-1], state)
+
+
+@pytest.mark.parametrize("arm", ["left_arm", "right_arm"])
+def test_how_a_hand_is_turned_while_it_moves_and_closes(arm):
+    kinematics, columns = Kinematics(ROBOT), ROBOT.group(arm).columns
+    wrist, fingers = columns.stop - 1, ROBOT.group(arm.replace("_arm", "_gripper")).columns.start
+    state, place = ROBOT.home.copy(), kinematics.tools(ROBOT.home)[arm]
+    way = [float(hands(ROBOT, kinematics, state[None])[1][0, ("left_arm", "right_arm").index(arm)])]
+    knots = np.repeat(state[None], 11, axis=0)
+    knots[:, wrist] += np.linspace(-0.15, 0.15, 11)
+    assert np.array_equal(faced(ROBOT, kinematics, knots, state, place, way), knots), "across the direction and on"
+    knots[:, wrist] = state[wrist] + 1.0
+    knots[:, columns.start] += np.linspace(0.3, 0.0, 11)  # it swings in from the side
+    made = (faced(ROBOT, kinematics, knots, state, place, way) - knots)[:, wrist]
+    assert made[0] == 0 and np.abs(np.diff(made)).max() <= TURNS + 1e-9 and abs(made[-1]) > 0.5
+    knots[:, columns.start] = state[columns.start]
+    knots[3:, fingers] = 0.3
+    made = (faced(ROBOT, kinematics, knots, state, place, way) - knots)[:, wrist]
+    assert made[2] != 0 and (made[3:] == made[2]).all(), "fingers that close do not turn"
 
 
 def test_a_hand_that_pulls_goes_on_a_little_and_an_open_one_does_not():
