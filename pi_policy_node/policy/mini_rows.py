@@ -15,6 +15,7 @@ from pi_policy_node.robot import Kinematics, Robot
 
 DRAWN, DRAWN_FROM = 0.7, 0.04  # part of the way, and m from where, that plans are drawn to the place they are for
 FACED_FROM, OFF, TURNS = 0.10, 0.2, 0.25  # m from where hands are turned; rad that they may be off, and per knot
+LOW = 0.02  # m above a thing: a hand so low would turn against what stands beside it
 OUTMOST, DEAR = 1.75, 10.0  # rad from its middle that a wrist is sent to, and how much dearer is what is beyond
 OPEN = 0.7  # of an opening: the hand holds nothing
 SHUT, MOVES, FURTHER = 0.3, 0.01, 0.02  # of an opening: it holds a handle; m that it is moved; m that it goes on
@@ -133,6 +134,7 @@ def faced(robot: Robot, kinematics: Kinematics, knots: np.ndarray, state: np.nda
     knots = knots.copy()
     for arm, at in kinematics.tools(knots).items():
         near = ((FACED_FROM - np.hypot(*(place[:2] - at[:, :2]).T)) / (0.5 * FACED_FROM)).clip(0.0, 1.0)
+        near = near * ((at[:, 2] - place[2] - LOW) / LOW).clip(0.0, 1.0)
         fingers = knots[:, robot.group(arm.replace("_arm", "_gripper")).columns.start]
         if state[robot.group(arm.replace("_arm", "_gripper")).columns.start] < OPEN or not near.any() or not len(ways):
             continue

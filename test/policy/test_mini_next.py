@@ -177,11 +177,11 @@ def told(world, monkeypatch):
 
 
 def test_a_hand_over_a_thing_that_it_sees_is_turned_to_it_to_pick_it_up(world, monkeypatch):
-    at, wrist = world.in_hand(), ROBOT.group("left_arm").columns.stop - 1
+    at, wrist = world.in_hand() - np.array([0, 0, 0.05]), ROBOT.group("left_arm").columns.stop - 1
     sees = {"sure": 0.9}
     brick = torch.tensor([harmonics([directions_of_home() + 1.0])], dtype=torch.float32)
     monkeypatch.setattr(world.model, "place", lambda look, found: (
-        torch.tensor([at], dtype=torch.float32), brick, torch.tensor([sees["sure"]])))
+        torch.tensor(at[None], dtype=torch.float32), brick, torch.tensor([sees["sure"]])))
     stays = torch.as_tensor(world.policy.scales.knots_in(np.repeat(ROBOT.home[None, None], 11, 1), np.where(
         ROBOT.is_base | ROBOT.is_gripper, 0.0, ROBOT.home)[None]))
     monkeypatch.setattr(world.model, "act", lambda scene, noise, **_: stays)

@@ -97,7 +97,7 @@ def test_a_hand_over_a_thing_turns_to_it_and_never_to_the_wrists_stop(arm):
     """Wherever its wrist is: a network that had turned past one direction went on to the next one, and to the stop."""
     kinematics, columns = Kinematics(ROBOT), ROBOT.group(arm).columns
     which, wrist = ("left_arm", "right_arm").index(arm), columns.stop - 1
-    place = kinematics.tools(ROBOT.home)[arm]
+    place = kinematics.tools(ROBOT.home)[arm] - [0, 0, 0.05]
 
     def yaw(row):
         return float(hands(ROBOT, kinematics, row[None])[1][0, which])
@@ -119,7 +119,7 @@ def test_a_hand_over_a_thing_turns_to_it_and_never_to_the_wrists_stop(arm):
     assert np.array_equal(knots[-1], state)
     state, knots = goes(1.5, [yaw(ROBOT.home), yaw(ROBOT.home) + np.pi / 2])
     assert np.array_equal(knots[-1], state), "of two directions it is in one already"
-    for change in ({"place": place + [0.2, 0.0, 0.0]}, {"opening": 0.4}):
+    for change in ({"place": place + [0.2, 0.0, 0.0]}, {"place": place + [0.0, 0.0, 0.035]}, {"opening": 0.4}):
         state, knots = goes(-2.6, [yaw(ROBOT.home)], **change)
         assert np.array_equal(knots[-1], state)
     state, knots = goes(-2.6, [])
@@ -130,7 +130,7 @@ def test_a_hand_over_a_thing_turns_to_it_and_never_to_the_wrists_stop(arm):
 def test_how_a_hand_is_turned_while_it_moves_and_closes(arm):
     kinematics, columns = Kinematics(ROBOT), ROBOT.group(arm).columns
     wrist, fingers = columns.stop - 1, ROBOT.group(arm.replace("_arm", "_gripper")).columns.start
-    state, place = ROBOT.home.copy(), kinematics.tools(ROBOT.home)[arm]
+    state, place = ROBOT.home.copy(), kinematics.tools(ROBOT.home)[arm] - [0, 0, 0.05]
     way = [float(hands(ROBOT, kinematics, state[None])[1][0, ("left_arm", "right_arm").index(arm)])]
     knots = np.repeat(state[None], 11, axis=0)
     knots[:, wrist] += np.linspace(-0.15, 0.15, 11)
