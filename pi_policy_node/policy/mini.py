@@ -113,6 +113,7 @@ class MiniPolicy:
         self._eyes = {eye: names[camera] for eye, camera in loaded.cameras.items()}
         self._kinematics = Kinematics(robot)
         self._tools = [group.name for group in robot.groups if group.kind == "arm"]
+        self._home = self._kinematics.tools(robot.home)
         shoulders = [self._kinematics.link_pose(robot.home, arm.replace("arm", SHOULDER))[:3, 3] for arm in self._tools]
         self.chooser = Chooser(self.model, self.words, shoulders, doubt=doubt, stay=stay)
         self._steps, self._subtask_every, self._spread, self._threads = steps, subtask_every, spread, threads
@@ -258,8 +259,8 @@ class MiniPolicy:
 
     def _hands_are_away(self, state: np.ndarray) -> bool:
         """Whether they are about home, where they hide nothing: of many things one may lie behind a hand."""
-        here, home = self._kinematics.tools(state), self._kinematics.tools(self.robot.home)
-        return all(float(np.linalg.norm(here[arm] - home[arm])) < AWAY for arm in self._tools)
+        here = self._kinematics.tools(state)
+        return all(math.dist(here[arm], self._home[arm]) < AWAY for arm in self._tools)
 
     def _say(self, prompts: list[str], seen: dict[str, Tensor], there: Tensor, states: np.ndarray,
              doing: Next = Next(), lasts: float = 0.0) -> list[Next]:

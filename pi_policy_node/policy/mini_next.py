@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from pi_policy_node.policy.mini_model import Mini
+from pi_policy_node.policy.mini_rows import OPEN
 from pi_policy_node.policy.mini_scene import PAD, Found, Look, Scene, placed
 from pi_policy_node.policy.mini_words import DONE, PICK, THEN, Words, split
 
@@ -27,7 +28,6 @@ ASIDE = 0.04  # m from the middle of what has no walls to keep them, where furth
 SLOTS = (0.0, 0.0), (-ASIDE, 0.0), (ASIDE, 0.0), (0.0, ASIDE), (0.0, -ASIDE)
 ONTO, FLAT = f"{THEN} on the", ("tray", "plate")
 HOLDS = 0.15, 0.65  # of a hand's opening: it is closed around something
-FREE = 0.7  # and this one has let go
 AT_HAND = 0.04  # m from the tool to what it holds
 SEEN, UNSEEN = 2.0, 0.01  # how much it counts that the front eye sees a thing, and what it counts as if it does not
 FEW = 4  # likeliest things that are looked at once more
@@ -158,8 +158,8 @@ class Chooser:
         if before.then in sides:
             return before.then
         places, _ = self._where(now.look, now.seen, [before.pick or words] * 2, sides)
-        middle, hand = places[:, 1].mean(0), now.look.tools[0].numpy()
         things = placed(now.look.cameras[:, :1], now.found.places)[0][now.found.noticed[0, :, -1] > 0.5].numpy()
+        middle, hand = places[:, 1].mean(0), now.look.tools[0].numpy()
         others = [thing for thing in things if _across((thing, middle)) > OWN and min(
             _across((thing, tool)) for tool in hand) > OWN]
 
@@ -180,7 +180,7 @@ class Chooser:
 
     def _beside(self, now: _Now, before: Next) -> float:
         """m from what was picked up to where it has to go, seen from above; NaN where that cannot be told."""
-        if now.openings.min() < FREE:
+        if now.openings.min() < OPEN:
             return math.nan
         places, sure = self._where(now.look, now.seen, [before.pick], [before.then])
         return _across(places[0]) if sure.min() >= SURE else math.nan

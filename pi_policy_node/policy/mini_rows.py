@@ -64,6 +64,11 @@ def hands(robot: Robot, kinematics: Kinematics, states: np.ndarray) -> tuple[Ten
     return (torch.from_numpy(np.stack([ways[arm.name] for arm in arms], 1)).float(), torch.from_numpy(yaws).float())
 
 
+def _fingers(robot: Robot, arm: str) -> int:
+    """The column of an arm's gripper."""
+    return robot.group(arm.replace("_arm", "_gripper")).columns.start
+
+
 def _yaws(kinematics: Kinematics, states: np.ndarray, tool: str) -> np.ndarray:
     """[B] of the hand with that tool, for states [B, A]."""
     frames = kinematics.link_pose(states, tool)
@@ -135,8 +140,8 @@ def faced(robot: Robot, kinematics: Kinematics, knots: np.ndarray, state: np.nda
     for arm, at in kinematics.tools(knots).items():
         near = ((FACED_FROM - np.hypot(*(place[:2] - at[:, :2]).T)) / (0.5 * FACED_FROM)).clip(0.0, 1.0)
         near = near * ((at[:, 2] - place[2] - LOW) / LOW).clip(0.0, 1.0)
-        fingers = knots[:, robot.group(arm.replace("_arm", "_gripper")).columns.start]
-        if state[robot.group(arm.replace("_arm", "_gripper")).columns.start] < OPEN or not near.any() or not len(ways):
+        fingers = _fingers(robot, arm)
+        if state[fingers] < OPEN or not near.any() or not len(ways):
             continue
         wrist, tool, nearest = robot.group(arm).columns.stop - 1, robot.group(arm).tool, int(near.argmax())
         yaws, more = np.unwrap(_yaws(kinematics, knots, tool)), knots.copy()
@@ -149,7 +154,7 @@ def faced(robot: Robot, kinematics: Kinematics, knots: np.ndarray, state: np.nda
         wanted = near * ((np.abs(off) - OFF) / OFF).clip(0.0, 1.0) * off
         turned = 0.0
         for k in range(1, len(knots)):
-            if fingers[k] >= OPEN:
+            if knots[k, fingers] >= OPEN:
                 turned += float(np.clip(wanted[k] - turned, -TURNS, TURNS))
             knots[k, wrist] += turned
     return knots
@@ -160,10 +165,10 @@ def pulled(robot: Robot, kinematics: Kinematics, knots: np.ndarray, state: np.nd
     as they come to it leave it a little before."""
     tools, ways, knots = kinematics.tools(knots), kinematics.ways(knots), knots.copy()
     for arm, at in tools.items():
-        finger = robot.group(arm.replace("_arm", "_gripper")).columns.start
+        fingers = _fingers(robot, arm)
         way = at[1:] - at[:1]
         far = np.linalg.norm(way[:, :2], axis=1)
-        if state[finger] < SHUT and far.max() > MOVES:
+        if state[fingers] < SHUT and far.max() > MOVES:
             on = (far / far.max())[:, None] * FURTHER * way[far.argmax()] / far.max() * [1.0, 1.0, 0.0]
             knots[1:, robot.group(arm).columns] += np.einsum("kji,ki->kj", ways[arm][1:], on)
     return knots
