@@ -135,6 +135,12 @@ def test_how_a_hand_is_turned_while_it_moves_and_closes(arm):
     knots = np.repeat(state[None], 11, axis=0)
     knots[:, wrist] += np.linspace(-0.15, 0.15, 11)
     assert np.array_equal(faced(ROBOT, kinematics, knots, state, place, way), knots), "across the direction and on"
+    if (about := way[0] - np.pi) > -OUTMOST:  # where the hand's angle jumps from pi to -pi
+        there = state.copy()
+        there[wrist] += about
+        crossing = knots + (there - state)
+        assert np.array_equal(faced(ROBOT, kinematics, crossing, there, place, [np.pi - 1e-3]), crossing)
+        assert arm == "left_arm", "the right one's wrist does not reach that"
     knots[:, wrist] = state[wrist] + 1.0
     knots[:, columns.start] += np.linspace(0.3, 0.0, 11)  # it swings in from the side
     made = (faced(ROBOT, kinematics, knots, state, place, way) - knots)[:, wrist]
