@@ -17,7 +17,8 @@ from pi_policy_node.policy import mini_weights
 from pi_policy_node.policy.base import InputError, Observation, PolicyError, Prefix, Result, check_alive
 from pi_policy_node.policy.mini_eyes import EYES, POINTING, directions, eye_shape, fit
 from pi_policy_node.policy.mini_next import Chooser, Next
-from pi_policy_node.policy.mini_rows import docked, drawn, faced, hands, origin, perceived, pulled, settle, to_rows
+from pi_policy_node.policy.mini_plans import docked, drawn, faced, lowered, pulled
+from pi_policy_node.policy.mini_rows import hands, origin, perceived, settle, to_rows
 from pi_policy_node.policy.mini_scene import PAD, Look, spotted
 from pi_policy_node.policy.mini_steady import JUMP, SURE, Steady
 from pi_policy_node.policy.mini_words import DONE, DRIVE, PICK, PLACES, THEN, split
@@ -291,8 +292,9 @@ class MiniPolicy:
         steady = None
         if stamp is not None and subtasks[0].startswith((PICK, THEN)):
             place, turn, sure = self.model.place(look, found)
-            aside = self._asked.next.aside if subtasks[0] == self._asked.next.subtask else (0.0, 0.0)
-            seen_at = place[0].numpy() + [*aside, 0.0]
+            doing = self._asked.next if subtasks[0] == self._asked.next.subtask else Next()
+            seen_at = place[0].numpy() + [*doing.aside, 0.0]
+            seen_at[:2] = doing.spot or seen_at[:2]
             steady = self._steady.take(subtasks[0], seen_at, float(sure[0]), stamp)
             found = replace(found, spots=spotted(look.cameras, torch.from_numpy(steady).float()[None, None]))
         scene = self.model.aim(look, found, drop=bool((look.subtask != PAD).all()))
@@ -303,6 +305,9 @@ class MiniPolicy:
         chunk = self.scales.knots_out(chunk, at)
         if steady is not None:
             chunk[0] = drawn(self.robot, self._kinematics, chunk[0], steady)
+            if sure[0] >= SURE:
+                chunk[0] = lowered(self.robot, self._kinematics, chunk[0], states[0], steady,
+                                   closes=subtasks[0].startswith(PICK))
             if subtasks[0].startswith(PICK) and sure[0] >= SURE and math.dist(seen_at[:2], steady[:2]) < JUMP:
                 chunk[0] = faced(self.robot, self._kinematics, chunk[0], states[0], steady, directions(turn[0].numpy()))
         elif stamp is not None and subtasks[0].endswith(DRAWER):

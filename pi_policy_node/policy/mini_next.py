@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pi_policy_node.policy.mini_model import Mini
-from pi_policy_node.policy.mini_rows import OPEN
+from pi_policy_node.policy.mini_plans import OPEN
 from pi_policy_node.policy.mini_scene import PAD, Found, Look, Scene, placed
 from pi_policy_node.policy.mini_words import DONE, PICK, THEN, Words, split
 
@@ -27,6 +27,9 @@ AMONG = 0.075  # m, of one of several in a container
 ASIDE = 0.04  # m from the middle of what has no walls to keep them, where further things go, in this order:
 SLOTS = (0.0, 0.0), (-ASIDE, 0.0), (ASIDE, 0.0), (0.0, ASIDE), (0.0, -ASIDE)
 ONTO, FLAT = f"{THEN} on the", ("tray", "plate")
+SURFACES = f"{ONTO} table", f"{ONTO} counter"
+ABOUT = tuple((x, y) for x in (0.0, -0.04, 0.04, -0.08, 0.08) for y in (0.0, -0.04, 0.04, -0.08, 0.08, -0.12, 0.12))
+TETHER = 0.3  # m of room that it must have more, per m that a spot is farther from where it would be put
 HOLDS = 0.15, 0.65  # of a hand's opening: it is closed around something
 AT_HAND = 0.04  # m from the tool to what it holds
 SEEN, UNSEEN = 2.0, 0.01  # how much it counts that the front eye sees a thing, and what it counts as if it does not
@@ -46,6 +49,7 @@ class Next(NamedTuple):
     put: tuple[tuple[str, str], ...] = ()  # things that were put down until now, or are just being, and in which words
     blind: int = 0  # looks in a row at which none of what could be picked up was seen
     aside: tuple[float, float] = (0.0, 0.0)  # m from the middle of the container in which it is put down
+    spot: tuple[float, ...] = ()  # m, seen from above: where it is put down, whatever the eyes say; (): what they say
 
 
 class _Now(NamedTuple):
@@ -87,7 +91,10 @@ class Chooser:
             said = [self._sided(words, now, before)]
         many = len(prompts) == 1 and not self.names_one(prompts[0])
         if not any(words.startswith(PICK) for words in said):
-            return [self._follows(words, before, many) for words in said]
+            after = [self._follows(words, before, many) for words in said]
+            if len(prompts) == 1 and said[0] in SURFACES:
+                after = [after[0]._replace(spot=self._free(said[0], now, before))]
+            return after
         going_on = said[0] == before.subtask
         then = [before.then] if said[0] == before.pick else self._then(scene)
         if len(prompts) == 1:
@@ -158,10 +165,8 @@ class Chooser:
         if before.then in sides:
             return before.then
         places, _ = self._where(now.look, now.seen, [before.pick or words] * 2, sides)
-        things = placed(now.look.cameras[:, :1], now.found.places)[0][now.found.noticed[0, :, -1] > 0.5].numpy()
-        middle, hand = places[:, 1].mean(0), now.look.tools[0].numpy()
-        others = [thing for thing in things if _across((thing, middle)) > OWN and min(
-            _across((thing, tool)) for tool in hand) > OWN]
+        hand = now.look.tools[0].numpy()
+        others = self._noticed(now, [places[:, 1].mean(0), *hand])
 
         def room(side: int) -> tuple[float, float]:
             """And the way there."""
@@ -170,6 +175,23 @@ class Chooser:
                     -min(_across((place, tool)) for tool in hand))
 
         return sides[max(range(2), key=room)]
+
+    def _free(self, words: str, now: _Now, before: Next) -> tuple[float, ...]:
+        """Where on a surface there is room, about where eyes that know nothing of room would put it."""
+        if words == before.subtask and before.spot:
+            return before.spot
+        place = self._where(now.look, now.seen, [before.pick or words], [words])[0][0, 1, :2]
+        others = self._noticed(now, now.look.tools[0].numpy())
+
+        def room(at: np.ndarray) -> float:
+            return min([ROOM, *(_across((at, other)) for other in others)]) - TETHER * math.dist(at, place)
+
+        return tuple(max((place + off for off in np.array(ABOUT)), key=room).tolist())
+
+    def _noticed(self, now: _Now, but: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """[3] m where the front eye notices something, but what is at these points."""
+        things = placed(now.look.cameras[:, :1], now.found.places)[0][now.found.noticed[0, :, -1] > 0.5].numpy()
+        return [thing for thing in things if min(_across((thing, point)) for point in but) > OWN]
 
     def _is_held(self, now: _Now, before: Next) -> bool:
         """Whether what was picked up is in a hand."""
@@ -237,5 +259,5 @@ class Chooser:
 
 
 def _across(points: Sequence[np.ndarray]) -> float:
-    """m between two points [3], seen from above."""
-    return float(np.hypot(*(points[0] - points[1])[:2]))
+    """m between two points, seen from above."""
+    return math.dist(points[0][:2], points[1][:2])

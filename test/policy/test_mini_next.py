@@ -112,14 +112,19 @@ def test_what_is_astray_is_picked_up_again_whatever_the_network_says(world):
     assert world.ask("done") == "done", "between the two the network is believed"
 
 
-def test_next_to_something_is_on_the_side_where_there_is_room(world, monkeypatch):
+@pytest.fixture
+def others(world, monkeypatch):
+    """[3] where the front eye notices things."""
+    others, find = [], world.model.find
+    monkeypatch.setattr(mini_next, "placed", lambda *_: torch.tensor([[*others, *[[9.0, 9.0, 0.7]] * 9][:8]])[None][0])
+    monkeypatch.setattr(world.model, "find", lambda *what, **how: noticing(*find(*what, **how)))
+    return others
+
+
+def test_next_to_something_is_on_the_side_where_there_is_room(world, others):
     beside, sides = "place it next to the blue bin", [f"place it to the {side} of the blue bin" for side in (
         "left", "right")]
     world.places |= dict(zip(sides, [(0.50, 0.20, 0.74), (0.50, 0.00, 0.74)]))
-    others = []
-    monkeypatch.setattr(mini_next, "placed", lambda *_: torch.tensor([[*others, *[[9.0, 9.0, 0.7]] * 9][:8]])[None][0])
-    find = world.model.find
-    monkeypatch.setattr(world.model, "find", lambda *what, **how: noticing(*find(*what, **how)))
     for other, side in (((0.52, 0.22, 0.72), sides[1]), ((0.52, 0.02, 0.72), sides[0])):
         others[:] = [list(other)]
         world.policy.reset()
@@ -163,6 +168,44 @@ def test_one_thing_after_another_goes_beside_those_that_nothing_keeps_there(worl
     world.policy.reset()
     assert [world.ask(pick, ONE) for pick in (PICK, onto, BALL, onto)] == [PICK, onto, BALL, onto]
     assert np.allclose(told[-1], BIN[:2], atol=1e-6), "one thing that is named goes in the middle, whatever it took first"
+
+
+def test_on_a_surface_a_thing_is_put_where_nothing_stands(world, told, others):
+    onto, prompt = "place it on the counter", "bring the red block to the counter"
+    world.places[onto] = BIN
+    assert [world.ask(PICK, prompt), world.ask(onto, prompt)] == [PICK, onto]
+    assert np.allclose(told[-1], BIN[:2], atol=1e-6), "where eyes say, if nothing stands there"
+    world.policy.reset()
+    others[:] = [[BIN[0] + 0.02, BIN[1], 0.72], [BIN[0] + 0.02, BIN[1] + 0.12, 0.72]]
+    assert [world.ask(PICK, prompt), world.ask(onto, prompt)] == [PICK, onto]
+    spot = told[-1]
+    assert min(np.hypot(*(spot - other[:2])) for other in others) > 0.07 and np.hypot(*(spot - BIN[:2])) < 0.1
+    others[:] = [[*spot, 0.72]]  # its hand, and what it holds, come down there
+    assert world.ask(onto, prompt) == onto and np.allclose(told[-1], spot), "and it stays with that"
+    assert world.ask(THEN, prompt) == THEN and np.allclose(told[-1], BIN[:2], atol=1e-6), "elsewhere eyes know"
+
+
+def test_a_hand_comes_down_before_it_lets_go_where_eyes_are_sure(world, monkeypatch):
+    fingers = ROBOT.group("left_gripper").columns.start
+    at, sees = world.in_hand() - np.array([0, 0, 0.05]), {}
+    monkeypatch.setattr(world.model, "place", lambda look, found: (
+        torch.tensor(at[None], dtype=torch.float32), torch.zeros(1, 6), torch.tensor([sees["sure"]])))
+    state = ROBOT.home.copy()
+    state[ROBOT.is_gripper] = world.opening = 0.5
+    opens = np.repeat(state[None, None], 11, 1)
+    opens[..., ROBOT.is_gripper] = np.minimum(0.97, 0.05 + 0.2 * np.arange(11))[:, None]
+    knots = torch.as_tensor(world.policy.scales.knots_in(opens, np.where(
+        ROBOT.is_base | ROBOT.is_gripper, 0.0, state)[None]))
+    monkeypatch.setattr(world.model, "act", lambda scene, noise, **_: knots)
+    monkeypatch.setattr(world.policy.chooser, "_is_held", lambda *_: False)
+    heights = {}
+    for says, sees["sure"] in ((THEN, 0.9), (THEN, 0.3), (PICK, 0.9)):
+        world.policy.reset()
+        world.says, world._stamp = says, world._stamp + 9.0
+        rows = world.policy.infer(observation(ONE, world._stamp, 0.5)).actions
+        lets_go = rows[:, fingers] > 0.5
+        heights[says, sees["sure"]] = world.policy._kinematics.tools(rows[lets_go.argmax()][None])["left_arm"][0, 2] - at[2]
+    assert heights[THEN, 0.9] < 0.02 and min(heights[THEN, 0.3], heights[PICK, 0.9]) > 0.04
 
 
 @pytest.fixture

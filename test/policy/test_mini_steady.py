@@ -6,7 +6,22 @@ import numpy as np
 import pytest
 import torch
 
-from pi_policy_node.policy.mini_rows import DRAWN_FROM, FURTHER, OUTMOST, TURNS, docked, drawn, faced, hands, pulled
+from pi_policy_node.policy.mini_plans import (
+    ABOVE,
+    DRAWN_FROM,
+    FURTHER,
+    LEVEL,
+    OPEN,
+    OUTMOST,
+    SHUT,
+    TURNS,
+    docked,
+    drawn,
+    faced,
+    lowered,
+    pulled,
+)
+from pi_policy_node.policy.mini_rows import hands
 from pi_policy_node.policy.mini_scene import placed, spotted
 from pi_policy_node.policy.mini_steady import FORGETS, LOOKS, Steady
 from pi_policy_node.policy.mini_words import PLACES
@@ -90,6 +105,72 @@ def test_plans_that_come_near_the_place_are_drawn_to_it():
     assert np.allclose(*turn, atol=0.01)
     others = np.delete(made, np.arange(columns.start, columns.stop), 1)
     assert np.array_equal(others, np.delete(knots, np.arange(columns.start, columns.stop), 1)), "the other hand is far"
+
+
+def _hand(arm, heights, openings, now):
+    """A state whose hand is open by `now`, and knots in which it goes straight up and down over `place` with these
+    openings; and how to look at such knots: heights over the place, and openings."""
+    kinematics, columns = Kinematics(ROBOT), ROBOT.group(arm).columns
+    fingers = ROBOT.group(arm.replace("_arm", "_gripper")).columns.start
+    state = ROBOT.home.copy()
+    state[fingers] = now
+    knots = np.repeat(state[None], 11, axis=0)
+    knots[:, fingers] = openings
+    place = kinematics.tools(state)[arm] + [0, 0, -0.05]
+    for _ in range(4):  # a few steps of Newton's
+        off = place[2] + heights - kinematics.tools(knots)[arm][:, 2]
+        knots[:, columns] += kinematics.ways(knots)[arm][..., 2] * off[:, None]
+
+    def seen(made):
+        return kinematics.tools(made)[arm][:, 2] - place[2], made[:, fingers]
+
+    return kinematics, state, knots, place, seen
+
+
+MOVES = np.array([0.03, 0.1, 0.35, 0.55, 0.75, 0.9, 0.97, 0.97, 0.97, 0.97, 0.97])  # fingers that let go, from now on
+
+
+@pytest.mark.parametrize("closes", [True, False])
+@pytest.mark.parametrize("arm", ["left_arm", "right_arm"])
+def test_a_hand_comes_down_to_a_place_before_its_fingers_move_and_rises_when_they_have(arm, closes):
+    """Played on by a robot that goes two knots of each plan, whose network stops 4 cm too high, and rises at once."""
+    high, moved = 0.040, [0.03]
+    for _ in range(12):
+        begins = moved[-1] <= SHUT
+        heights = high + (np.r_[[0.0] * 3, np.linspace(0.01, 0.08, 8)] if begins else np.linspace(0.0, 0.1, 11))
+        moves = MOVES.copy() if begins else np.minimum(0.97, moved[-1] + 0.2 * np.arange(11))
+        moves[0] = moved[-1]
+        now = max(0.03 if closes else 0.5, moves[0] - 0.1)  # fingers lag behind
+        told = (lambda done: 1 - done) if closes else (lambda done: done)
+        kinematics, state, knots, place, seen = _hand(arm, heights, told(moves), told(now))
+        after, openings = seen(lowered(ROBOT, kinematics, knots, state, place, closes))
+        assert np.diff(after).min() > -0.02 and np.diff(told(openings)).min() >= -1e-9
+        for done, there in zip(told(openings)[1:3], after[1:3]):
+            moved.append(done)
+            if SHUT < done < OPEN:
+                assert abs(there - ABOVE) < LEVEL + 3e-3, "fingers move where the thing is, or is to lie, and it stays"
+        high = after[2]
+        if moved[-1] >= OPEN:
+            break
+    assert moved[-1] >= OPEN and len(moved) <= 18, "and they do move"
+
+
+@pytest.mark.parametrize("closes", [True, False])
+@pytest.mark.parametrize("arm", ["left_arm", "right_arm"])
+def test_hands_whose_fingers_do_not_begin_to_move_here_go_where_the_network_sends_them(arm, closes):
+    rests, rises = np.full(11, 0.03), 0.04 + np.linspace(0.0, 0.07, 11)
+    told = (lambda done: 1 - done) if closes else (lambda done: done)
+    cases = ((rests, 0.5, 0.0), (MOVES, 0.97, 0.0), (MOVES, 0.03, 0.08), (np.full(11, 0.97), 0.5, 0.0),
+             (np.linspace(0.6, 0.03, 11), 0.65, 0.0))  # it rests; has moved them already; is elsewhere; has; turns back
+    for moves, now, aside in cases:
+        kinematics, state, knots, place, _ = _hand(arm, rises, told(moves), told(now))
+        made = lowered(ROBOT, kinematics, knots, state, place + [aside, 0, 0], closes)
+        if aside and not closes:
+            knots[2:, ROBOT.group(arm.replace("_arm", "_gripper")).columns] = MOVES[1]  # it holds what is not to lie here
+        assert np.array_equal(made, knots)
+    kinematics, state, knots, place, seen = _hand(arm, rises, told(np.r_[0.68, np.linspace(0.2, 0.9, 10)]), told(0.6))
+    openings = seen(lowered(ROBOT, kinematics, knots, state, place, closes))[1]
+    assert np.diff(told(openings)).min() >= 0, "what it has begun to let go, it does not grip again; and the other way round"
 
 
 @pytest.mark.parametrize("arm", ["left_arm", "right_arm"])
