@@ -171,6 +171,8 @@ class Player:
         each = (time.perf_counter() - begun) / len(asking)
         for episode, answer in zip(asking, answers):
             episode.hear(answer, each)
+        if len(self.sims) == 1:
+            getattr(self.policy, "afterwards", lambda: None)()
 
     def _seed(self, text: str) -> None:
         reseed = getattr(self.policy, "reseed", None)

@@ -82,7 +82,11 @@ class Policy(Protocol):
         deadline: float | None = None,  # s, time.monotonic()
         cancel: threading.Event | None = None,
     ) -> Result:
-        """Answer within the deadline, or raise DeadlineExceeded or Cancelled."""
+        """Answer within the deadline, or raise DeadlineExceeded or Cancelled.
+
+        A policy may have a method `afterwards()`, for what can wait until the answer is out; whoever has sent the answer
+        off calls it. It must do without: what is not done by then, the next `infer` does.
+        """
 
 
 def check_alive(deadline: float | None, cancel: threading.Event | None) -> None:

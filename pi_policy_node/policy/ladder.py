@@ -18,6 +18,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -146,6 +147,9 @@ class Rung:
                 self._busy_since = math.inf
             answer.done.set()
             then(answer)
+            if answer.error is None:
+                with suppress(Exception):  # the next answer meets it, and tells
+                    getattr(self.policy, "afterwards", lambda: None)()
 
     def _think(self, question: Question, cancel: threading.Event) -> Result:
         task = question.task

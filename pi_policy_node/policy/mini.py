@@ -6,7 +6,7 @@ import math
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ from torch import Tensor
 from pi_policy_node.policy import mini_weights
 from pi_policy_node.policy.base import InputError, Observation, PolicyError, Prefix, Result, check_alive
 from pi_policy_node.policy.mini_eyes import EYES, POINTING, directions, eye_shape, fit
+from pi_policy_node.policy.mini_memory import Asked, Doing, Unsaid
 from pi_policy_node.policy.mini_next import Chooser, Next
 from pi_policy_node.policy.mini_plans import docked, drawn, faced, lowered, pulled
 from pi_policy_node.policy.mini_rows import hands, origin, perceived, settle, to_rows
@@ -30,25 +31,6 @@ RESTLESS = 0.5  # spread of the noise where a subtask does not come to its end
 SHOULDER = "link2"  # where an arm begins to reach out
 AWAY, AGAIN = 0.06, 3.0  # m from home at which hands hide nothing; s after which it is done though they are not there
 DRAWER = "the drawer"  # the last words of those in which a drawer is moved
-
-
-@dataclass(frozen=True)
-class _Asked:
-    """What is remembered of the task in hand."""
-
-    prompt: str = ""
-    next: Next = Next()
-    at: float = -np.inf  # s, the observation's clock: when that was chosen
-    told: str = ""  # the subtask as others are told it: the one before, while it is doubted that all is done
-    since: float = np.inf  # s: since when it thinks so
-
-
-@dataclass
-class _Doing:
-    """The subtask in hand."""
-
-    subtask: str = ""
-    since: float = -np.inf  # s, the observation's clock
 
 
 class MiniPolicy:
@@ -121,7 +103,8 @@ class MiniPolicy:
         self._patience = patience
         self._generator = torch.Generator()
         self._generator.seed() if seed is None else self._generator.manual_seed(seed)
-        self._asked, self._doing, self._steady = _Asked(), _Doing(), Steady()
+        self._asked, self._doing, self._steady = Asked(), Doing(), Steady()
+        self._unsaid: Unsaid | None = None
         self._lock = threading.Lock()
 
     def warm_up(self) -> None:
@@ -130,11 +113,19 @@ class MiniPolicy:
             torch.set_num_threads(self._threads)
         image = {name: np.zeros((72, 96, 3), np.uint8) for name in self.cameras}
         self.infer(Observation(image, self.robot.home, "put the red block in the blue bin", 0.0))
+        self.afterwards()
         self.reset()
 
     def reset(self) -> None:
         """A new task begins: what is to be done next is looked at anew."""
-        self._asked, self._doing, self._steady = _Asked(), _Doing(), Steady()
+        self._asked, self._doing, self._steady = Asked(), Doing(), Steady()
+        self._unsaid = None
+
+    def afterwards(self) -> None:
+        """What can wait until an answer is out: to choose what is next. The next answer knows it, and where nobody called
+        this it begins with that."""
+        with self._lock, torch.inference_mode():
+            self._say_now()
 
     def reseed(self, seed: int) -> None:
         """The noise's beginning, so that an episode does not depend on those before it."""
@@ -242,21 +233,33 @@ class MiniPolicy:
         """The subtask in words, and by which arm: what somebody said, else what the network says now and then; and what
         to say that it is."""
         if obs.subtask:
-            self._asked = _Asked(told=obs.subtask)  # once nobody says it any more, it is chosen afresh
+            self._asked, self._unsaid = Asked(told=obs.subtask), None  # not said any more, it is chosen afresh
             return obs.subtask, -1, obs.subtask
-        asked = self._asked
-        due = not 0 <= obs.stamp - asked.at < self._subtask_every - 1e-6
-        if asked.prompt != obs.prompt or due:
-            doing = asked.next if asked.prompt == obs.prompt and asked.at <= obs.stamp else Next()
-            said, = self._say([obs.prompt], seen, there, state[None], doing, obs.stamp - self._doing.since)
-            told, since = said.subtask, np.inf
-            last = asked.told if asked.prompt in ("", obs.prompt) else ""
-            if said.subtask == DONE and last.startswith((PICK, THEN)) and not self.chooser.names_one(obs.prompt):
-                since = min(asked.since, obs.stamp)
-                if obs.stamp - since < AGAIN and not self._hands_are_away(state):
-                    told = last
-            self._asked = _Asked(obs.prompt, said, obs.stamp, told, since)
+        if self._unsaid and (self._unsaid.prompt != obs.prompt or self._unsaid.stamp > obs.stamp):
+            self._unsaid = None  # nobody asks for that any more
+        self._say_now()
+        asked, look = self._asked, Unsaid(obs.prompt, obs.stamp, obs.stamp - self._doing.since, seen, there, state)
+        if asked.prompt != obs.prompt or obs.stamp < asked.at:
+            self._unsaid = look
+            self._say_now()
+        elif obs.stamp - asked.at > self._subtask_every - 1e-6:
+            self._unsaid = look
         return self._asked.next.subtask, self._asked.next.arm, self._asked.told
+
+    def _say_now(self) -> None:
+        """Chooses what is next, where that has been put off."""
+        if self._unsaid is None:
+            return
+        asked, look = self._asked, self._unsaid
+        doing = asked.next if asked.prompt == look.prompt and asked.at <= look.stamp else Next()
+        said, = self._say([look.prompt], look.seen, look.there, look.state[None], doing, look.lasts)
+        told, since = said.subtask, np.inf
+        last = asked.told if asked.prompt in ("", look.prompt) else ""
+        if said.subtask == DONE and last.startswith((PICK, THEN)) and not self.chooser.names_one(look.prompt):
+            since = min(asked.since, look.stamp)
+            if look.stamp - since < AGAIN and not self._hands_are_away(look.state):
+                told = last
+        self._asked, self._unsaid = Asked(look.prompt, said, look.stamp, told, since), None
 
     def _hands_are_away(self, state: np.ndarray) -> bool:
         """Whether they are about home, where they hide nothing: of many things one may lie behind a hand."""
@@ -272,7 +275,7 @@ class MiniPolicy:
     def _lasts(self, subtask: str, stamp: float) -> bool:
         """Whether a subtask has taken longer than there is patience for."""
         if subtask != self._doing.subtask or subtask == DONE or subtask.startswith(DRIVE) or stamp < self._doing.since:
-            self._doing = _Doing(subtask, stamp)
+            self._doing = Doing(subtask, stamp)
         return stamp - self._doing.since > self._patience
 
     def _act(self, prompts: list[str], subtasks: list[str], arms: list[int], prefixes: list[Prefix | None],
@@ -293,7 +296,7 @@ class MiniPolicy:
         if stamp is not None and subtasks[0].startswith((PICK, THEN)):
             place, turn, sure = self.model.place(look, found)
             doing = self._asked.next if subtasks[0] == self._asked.next.subtask else Next()
-            seen_at = place[0].numpy() + [*doing.aside, 0.0]
+            seen_at = place[0].numpy() + doing.aside
             seen_at[:2] = doing.spot or seen_at[:2]
             steady = self._steady.take(subtasks[0], seen_at, float(sure[0]), stamp)
             found = replace(found, spots=spotted(look.cameras, torch.from_numpy(steady).float()[None, None]))
@@ -304,11 +307,11 @@ class MiniPolicy:
                                given=torch.from_numpy(given)).numpy().astype(np.float64)
         chunk = self.scales.knots_out(chunk, at)
         if steady is not None:
-            chunk[0] = drawn(self.robot, self._kinematics, chunk[0], steady)
+            picks = subtasks[0].startswith(PICK)
+            chunk[0] = drawn(self.robot, self._kinematics, chunk[0], steady, picks)
             if sure[0] >= SURE:
-                chunk[0] = lowered(self.robot, self._kinematics, chunk[0], states[0], steady,
-                                   closes=subtasks[0].startswith(PICK))
-            if subtasks[0].startswith(PICK) and sure[0] >= SURE and math.dist(seen_at[:2], steady[:2]) < JUMP:
+                chunk[0] = lowered(self.robot, self._kinematics, chunk[0], states[0], steady, picks)
+            if picks and sure[0] >= SURE and math.dist(seen_at[:2], steady[:2]) < JUMP:
                 chunk[0] = faced(self.robot, self._kinematics, chunk[0], states[0], steady, directions(turn[0].numpy()))
         elif stamp is not None and subtasks[0].endswith(DRAWER):
             chunk[0] = pulled(self.robot, self._kinematics, chunk[0], states[0])

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pi_policy_node.policy.mini_model import Mini
-from pi_policy_node.policy.mini_plans import OPEN
+from pi_policy_node.policy.mini_plans import HELD, OPEN
 from pi_policy_node.policy.mini_scene import PAD, Found, Look, Scene, placed
 from pi_policy_node.policy.mini_words import DONE, PICK, THEN, Words, split
 
@@ -24,14 +24,16 @@ KEEP = 0.1  # m that the other arm must be nearer, to be taken instead
 NAMED = 0.25  # of the doubt that all is done, where one named thing has just been put down: it is seen better than all
 THERE, ASTRAY = 0.03, 0.09  # m beside its place, seen from above: a thing so near has arrived, one so far has not
 AMONG = 0.075  # m, of one of several in a container
-ASIDE = 0.04  # m from the middle of what has no walls to keep them, where further things go, in this order:
-SLOTS = (0.0, 0.0), (-ASIDE, 0.0), (ASIDE, 0.0), (0.0, ASIDE), (0.0, -ASIDE)
-ONTO, FLAT = f"{THEN} on the", ("tray", "plate")
+# Where one thing after another goes in a container, from its middle, seen from the robot; m aside on what is flat, and m
+# aside and higher in a bin, where things lie on each other.
+SLOTS = (0, 0), (-1, 0), (1, 0), (0, 1), (0, -1)
+ASIDE, ASIDE_IN_BIN, HIGHER = 0.04, 0.03, 0.02
+ONTO, INTO, FLAT, BIN = f"{THEN} on the", f"{THEN} in the", ("tray", "plate"), "bin"
 SURFACES = f"{ONTO} table", f"{ONTO} counter"
 ABOUT = tuple((x, y) for x in (0.0, -0.04, 0.04, -0.08, 0.08) for y in (0.0, -0.04, 0.04, -0.08, 0.08, -0.12, 0.12))
 TETHER = 0.3  # m of room that it must have more, per m that a spot is farther from where it would be put
-HOLDS = 0.15, 0.65  # of a hand's opening: it is closed around something
-AT_HAND = 0.04  # m from the tool to what it holds
+AT_HAND = 0.1  # m from the tool to what it may hold: what is seen farther away surely is not in it
+GRIPPED = 3  # looks in a row with a hand closed around something, after which it is not picked up any more
 SEEN, UNSEEN = 2.0, 0.01  # how much it counts that the front eye sees a thing, and what it counts as if it does not
 FEW = 4  # likeliest things that are looked at once more
 STAYS, TIRES = 4.0, 10.0  # nats that another thing must be likelier, and s after which it may be as much less likely
@@ -48,7 +50,9 @@ class Next(NamedTuple):
     then: str = ""  # and of putting it down
     put: tuple[tuple[str, str], ...] = ()  # things that were put down until now, or are just being, and in which words
     blind: int = 0  # looks in a row at which none of what could be picked up was seen
-    aside: tuple[float, float] = (0.0, 0.0)  # m from the middle of the container in which it is put down
+    gripped: int = 0  # looks in a row with a hand closed around what it picks up
+    thens: tuple[str, ...] = ()  # in which words it would be put down, of many things, by one look after another
+    aside: tuple[float, ...] = (0.0, 0.0, 0.0)  # m from the middle of the container in which it is put down
     spot: tuple[float, ...] = ()  # m, seen from above: where it is put down, whatever the eyes say; (): what they say
 
 
@@ -71,6 +75,8 @@ class Chooser:
         self.model, self.words, self.shoulders = model, words, shoulders
         done = torch.zeros(len(words))
         done[words.encode(DONE)] = 1.0
+        self._picking = torch.zeros(len(words))
+        self._picking[words.encode(PICK)[0]] = math.inf
         self._doubt, self._stay = doubt * done, stay
         self._picks = [name for name in words.names if name.startswith(PICK)]
         self._named = [words.names.index(name) for name in self._picks]
@@ -84,39 +90,54 @@ class Chooser:
         found = self.model.find(look, seen)[0]
         scene = self.model.see(look, found, drop=bool((look.instruction != PAD).all()))
         said = self._words(scene, prompts, before.subtask)
-        blind = 0
         if len(prompts) == 1:
-            now = _Now(look, seen, found, scene, openings[0], lasts)
-            words, blind = self._sensible(said[0], now, prompts[0], before)
-            said = [self._sided(words, now, before)]
-        many = len(prompts) == 1 and not self.names_one(prompts[0])
+            return [self._next(said[0], _Now(look, seen, found, scene, openings[0], lasts), prompts[0], before)]
         if not any(words.startswith(PICK) for words in said):
-            after = [self._follows(words, before, many) for words in said]
-            if len(prompts) == 1 and said[0] in SURFACES:
-                after = [after[0]._replace(spot=self._free(said[0], now, before))]
-            return after
-        going_on = said[0] == before.subtask
-        then = [before.then] if said[0] == before.pick else self._then(scene)
-        if len(prompts) == 1:
-            then = [self._sided(then[0], now, before)]
-        places, sure = self._where(look, seen, said, then)
-        kept = before.arm if going_on else -1
-        if going_on and kept < 0 and lasts > LOOKED and sure.min() < SURE:
+            return [Next(words) for words in said]
+        places, sure = self._where(look, seen, said, self._spoken(scene, begun=self.words.encode(THEN)))
+        arms = [self._reaching(places[row], look.tools[row].numpy(), -1)
+                if words.startswith(PICK) and sure[row].min() >= SURE else -1 for row, words in enumerate(said)]
+        return [Next(words, arm) for words, arm in zip(said, arms)]
+
+    def _next(self, said: str, now: _Now, prompt: str, before: Next) -> Next:
+        """For one robot, of which it is known what it does now."""
+        many = not self.names_one(prompt)
+        words, blind = self._sensible(said, now, prompt, before)
+        gripped = before.gripped + 1 if before.subtask.startswith(PICK) and self._grips(now, before.arm).any() else 0
+        if gripped and words.startswith(PICK):
+            words = before.subtask if gripped < GRIPPED else self._spoken(now.scene, doubt=self._picking)[0]
+        words = self._sided(words, now, before)
+        if not words.startswith(PICK):
+            after = self._follows(words, before, many)
+            return after._replace(spot=self._free(words, now, before)) if words in SURFACES else after
+        then, thens = before.then, ()
+        if many or words != before.pick:
+            then, = self._spoken(now.scene, begun=self.words.encode(THEN))
+        if many:
+            thens = (*(before.thens if words == before.pick else ()), then)
+            then = _oftenest(thens)
+        then = self._sided(then, now, before)
+        kept = before.arm if words == before.subtask else -1
+        places, sure = self._where(now.look, now.seen, [words], [then])
+        if words == before.subtask and kept < 0 and now.lasts > LOOKED and sure.min() < SURE:
             places, sure = places[:, [0, 0]], np.ones_like(sure)
-        arms = [self._reaching(places[row], look.tools[row].numpy(), kept) if sure[row].min() >= SURE else kept
-                for row in range(len(said))]
-        return [Next(words, arm, words, after, before.put, blind) if words.startswith(PICK) else
-                self._follows(words, before, many) for words, arm, after in zip(said, arms, then)]
+        arm = self._reaching(places[0], now.look.tools[0].numpy(), kept) if sure.min() >= SURE else kept
+        return Next(words, arm, words, then, before.put, blind, gripped, thens)
 
     @staticmethod
     def _follows(words: str, before: Next, many: bool) -> Next:
         """What is no picking up. many: things are put down one after another."""
         if not words.startswith(THEN):
             return before._replace(subtask=words, arm=-1)
+        thens = (*before.thens, words) if many else ()
+        words = _oftenest(thens) if many else words
         put = tuple(dict.fromkeys((*before.put, (before.pick, words))))
         number = [pick for pick, into in put if into == words].index(before.pick)
-        aside = SLOTS[number % len(SLOTS)] if many and words.startswith(ONTO) and words.endswith(FLAT) else (0.0, 0.0)
-        return Next(words, -1, before.pick, words, put, aside=aside)
+        flat, bin_ = words.startswith(ONTO) and words.endswith(FLAT), words.startswith(INTO) and words.endswith(BIN)
+        far = (flat * ASIDE + bin_ * ASIDE_IN_BIN) * many
+        x, y = SLOTS[number % len(SLOTS)]
+        aside = far * x, far * y, HIGHER * bin_ * many * (number > 0)
+        return Next(words, -1, before.pick, words, put, thens=thens, aside=aside)
 
     # ---- words
 
@@ -128,15 +149,14 @@ class Chooser:
             same, old = self.model.weigh(scene, self.words.encode(before), doubt=doubt)
             if same:
                 return [before]
-        said = [self.words.decode(tokens) for tokens in self.model.speak(scene, doubt=doubt)]
+        said = self._spoken(scene, doubt=doubt)
         if before not in ("", DONE, said[0]) and said[0] != DONE:
             _, new = self.model.weigh(scene, self.words.encode(said[0]))
             said = said if new > old + self._stay else [before]
         return said
 
-    def _then(self, scene: Scene) -> list[str]:
-        """What the network would say with the thing in hand."""
-        return [self.words.decode(tokens) for tokens in self.model.speak(scene, begun=self.words.encode(THEN))]
+    def _spoken(self, scene: Scene, **how) -> list[str]:
+        return [self.words.decode(tokens) for tokens in self.model.speak(scene, **how)]
 
     def names_one(self, prompt: str) -> bool:
         """Whether an instruction is about a thing that it names."""
@@ -197,8 +217,13 @@ class Chooser:
         """Whether what was picked up is in a hand."""
         places, sure = self._where(now.look, now.seen, [before.pick], [before.then])
         near = np.linalg.norm(now.look.tools[0].numpy() - places[0, 0], axis=-1) < AT_HAND
-        closed = (now.openings > HOLDS[0]) & (now.openings < HOLDS[1])
-        return bool(sure[0, 0] >= SURE and (closed & near).any())
+        return bool((self._grips(now) & (near | (sure[0, 0] < SURE))).any())
+
+    @staticmethod
+    def _grips(now: _Now, arm: int = -1) -> np.ndarray:
+        """[arms] whether they are closed around something; of one arm alone, where there is one."""
+        grips = (now.openings > HELD[0]) & (now.openings < HELD[1])
+        return grips[arm] if arm >= 0 else grips
 
     def _beside(self, now: _Now, before: Next) -> float:
         """m from what was picked up to where it has to go, seen from above; NaN where that cannot be told."""
@@ -256,6 +281,11 @@ class Chooser:
             return 20 * max(0.0, beyond) + float(np.hypot(*(points[0] - tools[arm])[:2])) - (arm == kept) * KEEP
 
         return min(range(len(tools)), key=cost)
+
+
+def _oftenest(words: Sequence[str]) -> str:
+    """What was said most often; of several the newest."""
+    return max(reversed(words), key=words.count)
 
 
 def _across(points: Sequence[np.ndarray]) -> float:

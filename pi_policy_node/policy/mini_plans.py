@@ -14,24 +14,27 @@ import numpy as np
 from pi_policy_node.policy.mini_rows import fingers_of, yaws_of
 from pi_policy_node.robot import Kinematics, Robot
 
-DRAWN, DRAWN_FROM = 0.7, 0.04  # part of the way, and m from where, that plans are drawn to the place they are for
+DRAWN = 0.7  # part of the way that plans are drawn to the place they are for
+TO_CLOSE, TO_OPEN = 0.04, 0.08  # m from it, from where: another thing may stand beside one; nothing is put there
 CLOSES_FROM, OPENS_FROM = 0.03, 0.05  # m beside a place, from which hands are lowered to it to close there, or to open
 LOWERS, ABOVE, LEVEL = 0.012, 0.002, 0.006  # m that they are lowered per knot; m above it that is aimed at, and will do
 FACED_FROM, OFF, TURNS = 0.10, 0.2, 0.25  # m from where hands are turned; rad that they may be off, and per knot
 LOW = 0.02  # m above a thing: a hand so low would turn against what stands beside it
 OUTMOST, DEAR = 1.75, 10.0  # rad from its middle that a wrist is sent to, and how much dearer is what is beyond
 OPEN, SHUT = 0.7, 0.3  # of an opening: the hand holds nothing; it holds a handle. As far from open as from shut
+HELD = 0.15, 0.65  # of an opening: the hand is closed around something
 MOVES, FURTHER = 0.01, 0.02  # m that a handle is moved; m that it goes on
 ARRIVES, FACES, HOMES = 0.2, 0.35, 1.0  # m and rad from where a base is about to arrive; 1/s: how fast it then does
 
 
-def drawn(robot: Robot, kinematics: Kinematics, knots: np.ndarray, place: np.ndarray) -> np.ndarray:
+def drawn(robot: Robot, kinematics: Kinematics, knots: np.ndarray, place: np.ndarray, closes: bool) -> np.ndarray:
     """Knots [K, A] of which those that bring a tool near a place bring it nearer, seen from above: a network that sees
     where a thing is to some 7 mm comes there to some 15."""
     tools, ways, knots = kinematics.tools(knots), kinematics.ways(knots), knots.copy()
+    start = TO_CLOSE if closes else TO_OPEN
     for arm, at in tools.items():
         off = place[:2] - at[:, :2]
-        share = DRAWN * ((DRAWN_FROM - np.hypot(*off.T)) / (0.5 * DRAWN_FROM)).clip(0.0, 1.0)
+        share = DRAWN * ((start - np.hypot(*off.T)) / (0.5 * start)).clip(0.0, 1.0)
         knots[:, robot.group(arm).columns] += np.einsum("kji,ki->kj", ways[arm][..., :2], share[:, None] * off)
     return knots
 
@@ -47,6 +50,9 @@ def lowered(robot: Robot, kinematics: Kinematics, knots: np.ndarray, state: np.n
     for arm, at in tools.items():
         fingers, columns = fingers_of(robot, arm), robot.group(arm).columns
         done, now = (1 - knots[:, fingers], 1 - state[fingers]) if closes else (knots[:, fingers], state[fingers])
+        if closes and HELD[0] < state[fingers] < HELD[1] and done[0] >= OPEN:
+            knots[:, fingers] = np.minimum.accumulate(knots[:, fingers])  # what it has gripped it does not drop
+            continue
         done, begins = _begins(done, now)
         if begins < 0:
             continue

@@ -9,7 +9,7 @@ import pytest
 from remote_helpers import Echo
 
 from pi_policy_node.policy.base import DeadlineExceeded, Observation, PolicyError, Prefix, Result
-from pi_policy_node.policy.ladder import CLIMB_ANSWERS, Ladder, Task
+from pi_policy_node.policy.ladder import CLIMB_ANSWERS, Answer, Ladder, Question, Rung, Task
 from pi_policy_node.policy.loop import PolicyLoop
 from pi_policy_node.policy.registry import split
 from pi_policy_node.policy.remote.client import RemotePolicy
@@ -250,6 +250,27 @@ def test_every_rung_forgets_the_task_before(make):
     above.failure = raises(ValueError("odd"))
     bench.on("below")
     assert resets == {"above": 1, "below": 1}
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_what_can_wait_is_done_once_the_answer_is_out(fails):
+    policy, order, done = Straight(0.1), [], threading.Semaphore(0)
+
+    def afterwards():
+        order.append("waits")
+        done.release()
+        if fails:
+            raise RuntimeError("the next answer meets it")
+
+    policy.afterwards = afterwards
+    rung = Rung("only", policy, ROBOT, 1.0)
+    look = Observation({}, ROBOT.home, "", time.monotonic())
+    for n in range(3):
+        answer = Answer()
+        rung.ask(Question(Task("one", "go", time.monotonic() + 60), look, None, time.monotonic() + 5), answer,
+                 lambda answer: order.append("out"))
+        assert done.acquire(timeout=5) and answer.error is None and answer.result.progress == 0.5
+    assert order == ["out", "waits"] * 3 and rung.close(5)
 
 
 def test_a_link_that_is_cut_and_healed(make):

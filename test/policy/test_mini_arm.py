@@ -54,6 +54,7 @@ def test_the_arm_is_one_that_reaches_the_thing_and_where_it_has_to_go(policy, mo
             policy.infer(observation(stamp=0.0))
         believing(policy, monkeypatch, thing, place, sure)
         policy.infer(observation(stamp=1.0))
+        policy.afterwards()
         return policy._asked.next.arm
 
     left, right = (0.45, 0.25), (0.45, -0.25)
@@ -70,6 +71,7 @@ def test_what_is_not_seen_for_a_second_does_not_hold_it_up(policy, monkeypatch):
     def arm(stamp, sure, thing=(0.45, 0.05), place=(0.5, -0.35)):
         believing(policy, monkeypatch, thing, place, sure)
         policy.infer(observation(stamp=stamp))
+        policy.afterwards()
         return policy._asked.next.arm
 
     assert [arm(stamp, 0.5) for stamp in (0.0, 0.4, 0.8, 1.2, 1.6)] == [-1, -1, -1, LEFT, LEFT]

@@ -8,12 +8,13 @@ import torch
 
 from pi_policy_node.policy.mini_plans import (
     ABOVE,
-    DRAWN_FROM,
     FURTHER,
     LEVEL,
     OPEN,
     OUTMOST,
     SHUT,
+    TO_CLOSE,
+    TO_OPEN,
     TURNS,
     docked,
     drawn,
@@ -89,17 +90,18 @@ def test_a_place_is_told_in_a_cameras_frame():
     assert torch.allclose(spotted(cameras, placed(cameras, spots)), spots, atol=1e-6)
 
 
-def test_plans_that_come_near_the_place_are_drawn_to_it():
+@pytest.mark.parametrize("closes, start", [(True, TO_CLOSE), (False, TO_OPEN)])
+def test_plans_that_come_near_the_place_are_drawn_to_it(closes, start):
     """From above alone, without turning the hand; and nothing that is far from it."""
     kinematics, columns = Kinematics(ROBOT), ROBOT.group("left_arm").columns
     knots = np.repeat(ROBOT.home[None], 11, axis=0)
-    knots[:, columns.start] += np.linspace(0.3, 0.0, 11)  # the left hand swings in from the side
+    knots[:, columns.start] += np.linspace(0.6, 0.0, 11)  # the left hand swings in from the side
     place = kinematics.tools(ROBOT.home)["left_arm"] + [0.010, 0.010, -0.05]
-    made = drawn(ROBOT, kinematics, knots, place)
+    made = drawn(ROBOT, kinematics, knots, place, closes)
     before, after = (kinematics.tools(k)["left_arm"] for k in (knots, made))
     far, near = (np.hypot(*(tools - place)[:, :2].T) for tools in (before, after))
     assert far[-1] > 0.014 and near[-1] < 0.35 * far[-1] and (near <= far + 1e-4).all()
-    assert np.array_equal(made[far > DRAWN_FROM], knots[far > DRAWN_FROM]) and (far > DRAWN_FROM).sum() >= 5
+    assert np.array_equal(made[far > start], knots[far > start]) and (far > start).sum() >= 5
     assert np.abs(after[:, 2] - before[:, 2]).max() < 2e-3
     turn = [kinematics.link_pose(k[-1], "left_tool")[:3, :3] for k in (knots, made)]
     assert np.allclose(*turn, atol=0.01)
