@@ -106,7 +106,7 @@ def room(brake: np.ndarray, wish: np.ndarray, low: np.ndarray, high: np.ndarray)
     """Elementwise 0..1: how far from `brake` towards `wish` until a bound; where `brake` is out, no further out."""
     step = wish - brake
     bound = np.where(step > 0.0, np.maximum(high, brake), np.minimum(low, brake))
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         part = (bound - brake) / step
     return np.where(np.abs(step) < 1e-12, 1.0, np.clip(part, 0.0, 1.0))
 

@@ -122,8 +122,8 @@ class MiniPolicy:
         self._unsaid = None
 
     def afterwards(self) -> None:
-        """What can wait until an answer is out: to choose what is next. The next answer knows it, and where nobody called
-        this it begins with that."""
+        """What can wait until an answer is out: to choose what is next. The next answer knows it; where nobody has
+        called this, it begins with that."""
         with self._lock, torch.inference_mode():
             self._say_now()
 
@@ -298,7 +298,7 @@ class MiniPolicy:
             doing = self._asked.next if subtasks[0] == self._asked.next.subtask else Next()
             seen_at = place[0].numpy() + doing.aside
             seen_at[:2] = doing.spot or seen_at[:2]
-            steady = self._steady.take(subtasks[0], seen_at, float(sure[0]), stamp)
+            steady = self._steady.take(subtasks[0], seen_at, 1.0 if doing.spot else float(sure[0]), stamp)
             found = replace(found, spots=spotted(look.cameras, torch.from_numpy(steady).float()[None, None]))
         scene = self.model.aim(look, found, drop=bool((look.subtask != PAD).all()))
         noise = spread * torch.randn(known.shape, generator=self._generator)
@@ -309,8 +309,9 @@ class MiniPolicy:
         if steady is not None:
             picks = subtasks[0].startswith(PICK)
             chunk[0] = drawn(self.robot, self._kinematics, chunk[0], steady, picks)
-            if sure[0] >= SURE:
-                chunk[0] = lowered(self.robot, self._kinematics, chunk[0], states[0], steady, picks)
+            if not picks or sure[0] >= SURE:
+                chunk[0] = lowered(self.robot, self._kinematics, chunk[0], states[0],
+                                   steady if self._steady.knows else None, picks, anywhere=bool(doing.spot))
             if picks and sure[0] >= SURE and math.dist(seen_at[:2], steady[:2]) < JUMP:
                 chunk[0] = faced(self.robot, self._kinematics, chunk[0], states[0], steady, directions(turn[0].numpy()))
         elif stamp is not None and subtasks[0].endswith(DRAWER):

@@ -24,8 +24,8 @@ KEEP = 0.1  # m that the other arm must be nearer, to be taken instead
 NAMED = 0.25  # of the doubt that all is done, where one named thing has just been put down: it is seen better than all
 THERE, ASTRAY = 0.03, 0.09  # m beside its place, seen from above: a thing so near has arrived, one so far has not
 AMONG = 0.075  # m, of one of several in a container
-# Where one thing after another goes in a container, from its middle, seen from the robot; m aside on what is flat, and m
-# aside and higher in a bin, where things lie on each other.
+# Where one thing after another goes in a container, from its middle, seen from the robot; m aside on what is flat, and
+# m aside and higher in a bin, where things lie on each other.
 SLOTS = (0, 0), (-1, 0), (1, 0), (0, 1), (0, -1)
 ASIDE, ASIDE_IN_BIN, HIGHER = 0.04, 0.03, 0.02
 ONTO, INTO, FLAT, BIN = f"{THEN} on the", f"{THEN} in the", ("tray", "plate"), "bin"
@@ -33,11 +33,12 @@ SURFACES = f"{ONTO} table", f"{ONTO} counter"
 ABOUT = tuple((x, y) for x in (0.0, -0.04, 0.04, -0.08, 0.08) for y in (0.0, -0.04, 0.04, -0.08, 0.08, -0.12, 0.12))
 TETHER = 0.3  # m of room that it must have more, per m that a spot is farther from where it would be put
 AT_HAND = 0.1  # m from the tool to what it may hold: what is seen farther away surely is not in it
-GRIPPED = 3  # looks in a row with a hand closed around something, after which it is not picked up any more
+RISEN = 0.03  # m that a hand has to rise from what it has let go
 SEEN, UNSEEN = 2.0, 0.01  # how much it counts that the front eye sees a thing, and what it counts as if it does not
 FEW = 4  # likeliest things that are looked at once more
 STAYS, TIRES = 4.0, 10.0  # nats that another thing must be likelier, and s after which it may be as much less likely
 GLIMPSE = 0.1  # of how surely the front eye sees a thing: what it sees less it does not see
+DIM = 4  # looks in a row at which a thing that is picked up may not be seen, before another one is looked for
 BLIND = 5  # looks in a row at which nothing is seen that could be picked up, after which that may be all
 
 
@@ -49,8 +50,10 @@ class Next(NamedTuple):
     pick: str = ""  # the words of picking up the thing that it is about
     then: str = ""  # and of putting it down
     put: tuple[tuple[str, str], ...] = ()  # things that were put down until now, or are just being, and in which words
+    dim: int = 0  # looks in a row at which what is picked up, of many things, was not seen
     blind: int = 0  # looks in a row at which none of what could be picked up was seen
-    gripped: int = 0  # looks in a row with a hand closed around what it picks up
+    holder: int = -1  # the arm that has held what it puts down; -1: none has yet
+    left: tuple[float, ...] = ()  # m: where that let go of it
     thens: tuple[str, ...] = ()  # in which words it would be put down, of many things, by one look after another
     aside: tuple[float, ...] = (0.0, 0.0, 0.0)  # m from the middle of the container in which it is put down
     spot: tuple[float, ...] = ()  # m, seen from above: where it is put down, whatever the eyes say; (): what they say
@@ -75,8 +78,6 @@ class Chooser:
         self.model, self.words, self.shoulders = model, words, shoulders
         done = torch.zeros(len(words))
         done[words.encode(DONE)] = 1.0
-        self._picking = torch.zeros(len(words))
-        self._picking[words.encode(PICK)[0]] = math.inf
         self._doubt, self._stay = doubt * done, stay
         self._picks = [name for name in words.names if name.startswith(PICK)]
         self._named = [words.names.index(name) for name in self._picks]
@@ -102,10 +103,10 @@ class Chooser:
     def _next(self, said: str, now: _Now, prompt: str, before: Next) -> Next:
         """For one robot, of which it is known what it does now."""
         many = not self.names_one(prompt)
-        words, blind = self._sensible(said, now, prompt, before)
-        gripped = before.gripped + 1 if before.subtask.startswith(PICK) and self._grips(now, before.arm).any() else 0
-        if gripped and words.startswith(PICK):
-            words = before.subtask if gripped < GRIPPED else self._spoken(now.scene, doubt=self._picking)[0]
+        before = self._lets_go(now, before)
+        words, before = self._sensible(said, now, prompt, before)
+        if words.startswith(PICK) and before.subtask.startswith(PICK) and self._grips(now, before.arm).any():
+            words = before.subtask
         words = self._sided(words, now, before)
         if not words.startswith(PICK):
             after = self._follows(words, before, many)
@@ -122,7 +123,8 @@ class Chooser:
         if words == before.subtask and kept < 0 and now.lasts > LOOKED and sure.min() < SURE:
             places, sure = places[:, [0, 0]], np.ones_like(sure)
         arm = self._reaching(places[0], now.look.tools[0].numpy(), kept) if sure.min() >= SURE else kept
-        return Next(words, arm, words, then, before.put, blind, gripped, thens)
+        dim = before.dim if words == before.pick else 0
+        return Next(words, arm, words, then, before.put, dim, before.blind, thens=thens)
 
     @staticmethod
     def _follows(words: str, before: Next, many: bool) -> Next:
@@ -137,7 +139,17 @@ class Chooser:
         far = (flat * ASIDE + bin_ * ASIDE_IN_BIN) * many
         x, y = SLOTS[number % len(SLOTS)]
         aside = far * x, far * y, HIGHER * bin_ * many * (number > 0)
-        return Next(words, -1, before.pick, words, put, thens=thens, aside=aside)
+        held = {"holder": before.holder, "left": before.left} if words == before.subtask else {}
+        return Next(words, -1, before.pick, words, put, thens=thens, aside=aside, **held)
+
+    def _lets_go(self, now: _Now, before: Next) -> Next:
+        """The same, and which hand holds what is put down, or where it let go of it."""
+        if not before.subtask.startswith(THEN):
+            return before
+        if before.holder >= 0 and not before.left and now.openings[before.holder] >= OPEN:
+            return before._replace(left=tuple(now.look.tools[0, before.holder].tolist()))
+        grips = self._grips(now)
+        return before._replace(holder=int(grips.argmax()), left=()) if grips.any() else before
 
     # ---- words
 
@@ -164,18 +176,19 @@ class Chooser:
 
     # ---- what eyes and fingers know better
 
-    def _sensible(self, said: str, now: _Now, prompt: str, before: Next) -> tuple[str, int]:
-        """What one robot says, or what contradicts less what it sees; and `Next.blind`."""
+    def _sensible(self, said: str, now: _Now, prompt: str, before: Next) -> tuple[str, Next]:
+        """What one robot says, or what contradicts less what it sees; and `before` with what was not seen."""
         goes_on, picks = said == before.subtask, said.startswith(PICK)
         if picks and before.subtask.startswith(THEN) and before.pick and self._is_held(now, before):
-            return before.subtask, 0
+            return before.subtask, before._replace(blind=0)
+        left = goes_on and self._has_left(now, before)
         if not self.names_one(prompt):
-            many = self._picks and (picks or said == DONE and before.pick)
-            return self._thing(said, now, before) if many else (said, 0)
-        if before.pick and not goes_on and said in (DONE, before.pick):
+            many = self._picks and (picks or said == DONE and before.pick or left)
+            return self._thing(said, now, before) if many else (said, before._replace(blind=0))
+        if before.pick and (said in (DONE, before.pick) and not goes_on or left):
             beside = self._beside(now, before)
             said = DONE if beside < THERE else before.pick if beside > ASTRAY else said
-        return said, 0
+        return said, before._replace(blind=0)
 
     def _sided(self, words: str, now: _Now, before: Next) -> str:
         """Words that leave a side open with the one on which there is more room; the one that it is at, if it is."""
@@ -225,31 +238,44 @@ class Chooser:
         grips = (now.openings > HELD[0]) & (now.openings < HELD[1])
         return grips[arm] if arm >= 0 else grips
 
+    @staticmethod
+    def _has_left(now: _Now, before: Next) -> bool:
+        """Whether the hand that has let go of what it put down has risen from there."""
+        return bool(before.left) and float(now.look.tools[0, before.holder, 2]) > before.left[2] + RISEN
+
     def _beside(self, now: _Now, before: Next) -> float:
-        """m from what was picked up to where it has to go, seen from above; NaN where that cannot be told."""
+        """m from what was picked up to where it has to go, or was let go, from above; NaN where nobody can tell."""
         if now.openings.min() < OPEN:
             return math.nan
         places, sure = self._where(now.look, now.seen, [before.pick], [before.then])
-        return _across(places[0]) if sure.min() >= SURE else math.nan
+        ways = [_across(places[0])] if sure[0, 1] >= SURE else []
+        ways += [_across((places[0, 0], before.left))] if before.left else []
+        return min(ways, default=math.nan) if sure[0, 0] >= SURE else math.nan
 
-    def _thing(self, said: str, now: _Now, before: Next) -> tuple[str, int]:
+    def _thing(self, said: str, now: _Now, before: Next) -> tuple[str, Next]:
         """What to pick up where no thing is named: what the network would say of what the front eye sees, but not what
         is where it has to go. Done, where that is likelier than all of them, and said, or nothing is seen for long."""
         seen = self._notices(now)
         *likely, done = self.model.likely(now.scene, self._tokens).tolist()
+        dim = 0
         if before.subtask in self._picks:
-            doing = self._picks.index(before.subtask)  # a hand that comes near hides it from the front
+            doing = self._picks.index(before.subtask)  # a hand that comes near hides it from the front, and then from all
             seen[doing] = max(seen[doing], self._where(now.look, now.seen, [before.subtask], [before.then])[1][0, 0])
-            likely[doing] += 0.0 if seen[doing] < GLIMPSE else STAYS if now.lasts < TIRES else -STAYS
-        score = likely + SEEN * np.log(seen + UNSEEN)
+            dim = before.dim + 1 if seen[doing] < GLIMPSE else 0
+            likely[doing] += 0.0 if dim >= DIM else STAYS if now.lasts < TIRES else -STAYS
+        believed = seen.copy()
+        if 0 < dim < DIM and now.lasts < TIRES:
+            believed[doing] = SURE
+        score = likely + SEEN * np.log(believed + UNSEEN)
         may_be_all = said == DONE or before.blind >= BLIND
         best = np.argsort(-score)[:FEW]
         for i, among in zip(best, self._among([self._picks[i] for i in best], now, before.put)):
             if may_be_all and score[i] < done - float(self._doubt.max()):
-                return DONE, before.blind
+                return DONE, before
             if not among:
-                return self._picks[i], 0 if seen[i] > GLIMPSE else before.blind + 1
-        return (DONE if may_be_all else self._picks[best[0]]), before.blind + 1
+                blind = 0 if seen[i] > GLIMPSE else before.blind + 1
+                return self._picks[i], before._replace(dim=dim, blind=blind)
+        return (DONE if may_be_all else self._picks[best[0]]), before._replace(dim=dim, blind=before.blind + 1)
 
     def _notices(self, now: _Now) -> np.ndarray:
         """[picks] how surely the front eye notices what each of them names."""
@@ -284,8 +310,8 @@ class Chooser:
 
 
 def _oftenest(words: Sequence[str]) -> str:
-    """What was said most often; of several the newest."""
-    return max(reversed(words), key=words.count)
+    """What was said most often; of several the first, so that it does not go to and fro."""
+    return max(words, key=words.count)
 
 
 def _across(points: Sequence[np.ndarray]) -> float:

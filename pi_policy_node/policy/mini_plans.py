@@ -17,12 +17,14 @@ from pi_policy_node.robot import Kinematics, Robot
 DRAWN = 0.7  # part of the way that plans are drawn to the place they are for
 TO_CLOSE, TO_OPEN = 0.04, 0.08  # m from it, from where: another thing may stand beside one; nothing is put there
 CLOSES_FROM, OPENS_FROM = 0.03, 0.05  # m beside a place, from which hands are lowered to it to close there, or to open
+LIFTED = 0.04  # m above where a thing is seen: what a hand has gripped is in it, not there
 LOWERS, ABOVE, LEVEL = 0.012, 0.002, 0.006  # m that they are lowered per knot; m above it that is aimed at, and will do
 FACED_FROM, OFF, TURNS = 0.10, 0.2, 0.25  # m from where hands are turned; rad that they may be off, and per knot
 LOW = 0.02  # m above a thing: a hand so low would turn against what stands beside it
 OUTMOST, DEAR = 1.75, 10.0  # rad from its middle that a wrist is sent to, and how much dearer is what is beyond
 OPEN, SHUT = 0.7, 0.3  # of an opening: the hand holds nothing; it holds a handle. As far from open as from shut
-HELD = 0.15, 0.65  # of an opening: the hand is closed around something
+HELD, GRIPS = (0.35, 0.65), 0.03  # of an opening: the hand is closed around something; and is told to be
+SQUEEZES = 0.1  # of an opening that a hand stays behind what it is told, around something
 MOVES, FURTHER = 0.01, 0.02  # m that a handle is moved; m that it goes on
 ARRIVES, FACES, HOMES = 0.2, 0.35, 1.0  # m and rad from where a base is about to arrive; 1/s: how fast it then does
 
@@ -39,26 +41,33 @@ def drawn(robot: Robot, kinematics: Kinematics, knots: np.ndarray, place: np.nda
     return knots
 
 
-def lowered(robot: Robot, kinematics: Kinematics, knots: np.ndarray, state: np.ndarray, place: np.ndarray,
-            closes: bool) -> np.ndarray:
-    """Knots [K, A] in which a hand comes down to a place before its fingers close on what is there, or let go of what is
-    to lie there, and stays until they have. A network taught by hands that turn back at their lowest turns back, and
+def lowered(robot: Robot, kinematics: Kinematics, knots: np.ndarray, state: np.ndarray, place: np.ndarray | None,
+            closes: bool, anywhere: bool = False) -> np.ndarray:
+    """Knots [K, A] in which a hand comes down to a place before its fingers close on what is there, or let go of what
+    is to lie there, and stays until they have. A network taught by hands that turn back at their lowest turns back, and
     moves its fingers, above that: a centimetre above the middle of a thing, so that balls creep out, and four above
-    where a thing is to lie, so that it falls and rolls. Elsewhere a hand does not let go."""
+    where a thing is to lie, so that it falls and rolls. Elsewhere it does not let go, nor where no place is known.
+    anywhere: it is a surface, on which one spot is as good as another."""
     tools, ways, knots = kinematics.tools(knots), kinematics.ways(knots), knots.copy()
     k = np.arange(len(knots))
     for arm, at in tools.items():
         fingers, columns = fingers_of(robot, arm), robot.group(arm).columns
         done, now = (1 - knots[:, fingers], 1 - state[fingers]) if closes else (knots[:, fingers], state[fingers])
-        if closes and HELD[0] < state[fingers] < HELD[1] and done[0] >= OPEN:
+        if not closes and state[fingers] >= OPEN:
+            knots[:, fingers] = np.maximum.accumulate(knots[:, fingers])  # an empty hand has nothing to put down
+            continue
+        if closes and done[0] >= OPEN and HELD[0] < state[fingers] < HELD[1] and done[0] - now > SQUEEZES:
+            if place is None or at[0, 2] < place[2] + LIFTED:
+                continue  # it may try again
             knots[:, fingers] = np.minimum.accumulate(knots[:, fingers])  # what it has gripped it does not drop
             continue
         done, begins = _begins(done, now)
         if begins < 0:
             continue
-        if math.dist(at[begins, :2], place[:2]) > (CLOSES_FROM if closes else OPENS_FROM):
+        far = math.inf if place is None else 0.0 if anywhere else math.dist(at[begins, :2], place[:2])
+        if far > (CLOSES_FROM if closes else OPENS_FROM):
             if begins and not closes:
-                knots[begins:, fingers] = done[begins - 1]  # what is held is not dropped elsewhere
+                knots[1:, fingers] = GRIPS  # what is held is not dropped elsewhere
             continue
         last = max(begins - 1, 0)  # the knot before
         high = max(0.0, at[[last, begins], 2].max() - place[2] - ABOVE)
@@ -73,8 +82,8 @@ def lowered(robot: Robot, kinematics: Kinematics, knots: np.ndarray, state: np.n
 
 
 def _begins(done: np.ndarray, now: float) -> tuple[np.ndarray, int]:
-    """How far a hand is told to have opened, or closed, [K]; now: how far it has. The same, without turning back midway;
-    and the first with which it does so, -1: with none."""
+    """How far a hand is told to have opened, or closed, [K]; now: how far it has. The same, without turning back
+    midway; and the first with which it does so, -1: with none."""
     if max(SHUT, now) <= done[0] < OPEN:
         done = np.maximum.accumulate(done)
     told = np.flatnonzero(done > SHUT)

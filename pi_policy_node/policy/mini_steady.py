@@ -23,25 +23,30 @@ class Steady:
     """Of one robot."""
 
     _about: str = ""  # the subtask's words
-    _at: np.ndarray | None = None  # [2] m in the base's frame
+    _at: np.ndarray | None = None  # [3] m in the base's frame
     _seen: float = -math.inf  # s: when a look agreed last
-    _others: list[np.ndarray] = field(default_factory=list)  # [2] what the last looks said instead
+    _others: list[np.ndarray] = field(default_factory=list)  # [3] what the last looks said instead
 
     def forget(self) -> None:
         self._about, self._at, self._others = "", None, []
+
+    @property
+    def knows(self) -> bool:
+        """Whether a look that was sure has said where it is, not long ago."""
+        return self._at is not None
 
     def take(self, subtask: str, place: np.ndarray, sure: float, stamp: float) -> np.ndarray:
         """Where it is, [3] in the base's frame, from what this look says. How high it is may change: it is lifted."""
         if subtask != self._about or not 0 <= stamp - self._seen < FORGETS:
             self.forget()
             self._about = subtask
-        at = place[:2]
-        if self._at is None or math.dist(at, self._at) < JUMP:
+        if self._at is None or math.dist(place[:2], self._at[:2]) < JUMP:
             if sure >= SURE:
-                self._at = at.copy() if self._at is None else self._at + BLEND * (at - self._at)
+                before = place if self._at is None else self._at
+                self._at = np.r_[before[:2] + BLEND * (place - before)[:2], place[2]]
                 self._seen, self._others = stamp, []
         elif sure >= SURE:
-            self._others = [other for other in self._others if math.dist(at, other) < JUMP] + [at.copy()]
+            self._others = [other for other in self._others if math.dist(place[:2], other[:2]) < JUMP] + [place.copy()]
             if len(self._others) >= LOOKS:
-                self._at, self._seen, self._others = at.copy(), stamp, []
-        return place if self._at is None else np.r_[self._at, place[2]]
+                self._at, self._seen, self._others = place.copy(), stamp, []
+        return place if self._at is None else self._at.copy()

@@ -118,10 +118,11 @@ def test_it_chooses_the_subtask_now_and_then_and_at_once_on_new_words(robot, fil
     said = iter(["first", "second", "third", "fourth"])
     monkeypatch.setattr(policy, "_say", lambda *_: [Next(next(said))])
     ask = lambda stamp, **more: policy.infer(observation(robot, stamp=stamp, **more)).subtask  # noqa: E731
-    assert [ask(0.0), ask(0.1), ask(0.2), ask(0.3)] == ["first", "first", "first", "second"]
-    assert ask(0.35, prompt="put the blue block in the bin") == "third"
-    assert ask(0.4, subtask="pick up the blue block") == "pick up the blue block"
-    assert ask(0.45, prompt="put the blue block in the bin") == "fourth", "after somebody's words it looks again"
+    assert [ask(0.0), ask(0.1), ask(0.2), ask(0.3)] == ["first"] * 4
+    assert ask(0.35) == "second", "chosen once the answer before was out"
+    assert ask(0.4, prompt="put the blue block in the bin") == "third"
+    assert ask(0.45, subtask="pick up the blue block") == "pick up the blue block"
+    assert ask(0.5, prompt="put the blue block in the bin") == "fourth", "after somebody's words it looks again"
 
 
 def test_the_base_moves_only_where_the_subtask_is_to_drive(robot, file):

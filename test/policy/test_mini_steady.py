@@ -9,6 +9,7 @@ import torch
 from pi_policy_node.policy.mini_plans import (
     ABOVE,
     FURTHER,
+    GRIPS,
     LEVEL,
     OPEN,
     OUTMOST,
@@ -74,6 +75,16 @@ def test_who_is_not_sure_is_not_listened_to(looks):
     looks.at(HERE)
     assert all(np.array_equal(looks.at(THERE, sure=0.2), HERE) for _ in range(LOOKS + 1))
     assert np.array_equal(looks.at(THERE, sure=0.2, after=FORGETS), THERE), "it is forgotten"
+
+
+def test_it_knows_where_something_is_once_it_has_seen_it_surely(looks):
+    for sure, knows in ((0.2, False), (0.9, True), (0.2, True)):
+        looks.at(HERE, sure=sure)
+        assert looks.steady.knows == knows
+    looks.at(HERE + [0.0, 0.0, 0.1], sure=0.2)
+    assert looks.at(THERE + [0.0, 0.0, 0.1]) == pytest.approx(HERE), "how high it is, too"
+    looks.at(HERE, sure=0.2, after=FORGETS)
+    assert not looks.steady.knows
 
 
 def test_something_else_is_looked_for_anew(looks):
@@ -167,12 +178,14 @@ def test_hands_whose_fingers_do_not_begin_to_move_here_go_where_the_network_send
     for moves, now, aside in cases:
         kinematics, state, knots, place, _ = _hand(arm, rises, told(moves), told(now))
         made = lowered(ROBOT, kinematics, knots, state, place + [aside, 0, 0], closes)
+        if aside:
+            assert np.array_equal(lowered(ROBOT, kinematics, knots, state, None, closes), made), "or unknown"
         if aside and not closes:
-            knots[2:, ROBOT.group(arm.replace("_arm", "_gripper")).columns] = MOVES[1]  # it holds what is not to lie here
+            knots[1:, ROBOT.group(arm.replace("_arm", "_gripper")).columns] = GRIPS  # it holds it
         assert np.array_equal(made, knots)
     kinematics, state, knots, place, seen = _hand(arm, rises, told(np.r_[0.68, np.linspace(0.2, 0.9, 10)]), told(0.6))
     openings = seen(lowered(ROBOT, kinematics, knots, state, place, closes))[1]
-    assert np.diff(told(openings)).min() >= 0, "what it has begun to let go, it does not grip again; and the other way round"
+    assert np.diff(told(openings)).min() >= 0, "what it lets go it does not grip, and the other way round"
 
 
 @pytest.mark.parametrize("arm", ["left_arm", "right_arm"])
