@@ -278,7 +278,7 @@ def test_where_one_of_many_things_goes_is_what_most_looks_say(world):
     assert [world.ask(tray, ALL) for _ in range(3)] == [THEN] * 3
     assert world.ask(tray, ALL) == tray, "four looks of seven"
     world.likely, world.places = {BALL: -0.5, "done": -12.0}, {**world.places, BALL: HERE, tray: BIN}
-    world.seen = {BALL: 0.8}
+    world.seen, world.then = {BALL: 0.8}, tray
     assert world.ask(BALL, ALL, after=TIRES + 1) == BALL and world.ask(tray, ALL) == tray, "another thing, other looks"
     world.policy.reset()
     assert [world.ask(says) for says in (PICK, PICK, tray)] == [PICK, PICK, tray], "where one thing goes is said"
