@@ -123,8 +123,7 @@ class Chooser:
         if words == before.subtask and kept < 0 and now.lasts > LOOKED and sure.min() < SURE:
             places, sure = places[:, [0, 0]], np.ones_like(sure)
         arm = self._reaching(places[0], now.look.tools[0].numpy(), kept) if sure.min() >= SURE else kept
-        dim = before.dim if words == before.pick else 0
-        return Next(words, arm, words, then, before.put, dim, before.blind, thens=thens)
+        return Next(words, arm, words, then, before.put, before.dim, before.blind, thens=thens)
 
     @staticmethod
     def _follows(words: str, before: Next, many: bool) -> Next:
@@ -274,8 +273,10 @@ class Chooser:
                 return DONE, before
             if not among:
                 blind = 0 if seen[i] > GLIMPSE else before.blind + 1
+                if self._picks[i] != before.subtask:
+                    dim = DIM if blind else 0  # what has not been seen at all is not hidden
                 return self._picks[i], before._replace(dim=dim, blind=blind)
-        return (DONE if may_be_all else self._picks[best[0]]), before._replace(dim=dim, blind=before.blind + 1)
+        return (DONE if may_be_all else self._picks[best[0]]), before._replace(dim=DIM, blind=before.blind + 1)
 
     def _notices(self, now: _Now) -> np.ndarray:
         """[picks] how surely the front eye notices what each of them names."""

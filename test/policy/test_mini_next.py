@@ -12,7 +12,7 @@ from pi_policy_node.policy import mini_next
 from pi_policy_node.policy.base import Observation
 from pi_policy_node.policy.mini import AGAIN, MiniPolicy
 from pi_policy_node.policy.mini_eyes import harmonics
-from pi_policy_node.policy.mini_next import ASIDE, ASIDE_IN_BIN, BLIND, HIGHER, TIRES
+from pi_policy_node.policy.mini_next import ASIDE, ASIDE_IN_BIN, BLIND, DIM, HIGHER, TIRES
 from pi_policy_node.policy.mini_rows import hands
 from pi_policy_node.policy.mini_scene import BEGIN
 from pi_policy_node.robot import Kinematics, load_robot
@@ -204,6 +204,20 @@ def test_of_many_things_it_picks_up_one_that_it_sees(world):
     assert world.ask(PICK, ALL, after=TIRES + 1) == PICK, "until it has not come to anything for long"
 
 
+def test_of_many_things_it_goes_on_with_one_that_its_hand_hides_for_a_moment(world):
+    world.likely |= {PICK: -0.5, BALL: -3.0, "done": -12.0}
+    world.seen |= {PICK: 0.8, BALL: 0.6}
+    world.sure[PICK] = 0.0
+    assert world.ask(PICK, ALL) == PICK
+    world.seen[PICK], world.likely[PICK] = 0.0, -6.0
+    assert [world.ask(PICK, ALL) for _ in range(DIM)] == [PICK] * (DIM - 1) + [BALL]
+    world.policy.reset()
+    world.seen, world.likely[PICK] = {}, -0.5
+    assert world.ask(PICK, ALL) == PICK, "there is nothing better"
+    world.seen, world.likely[PICK] = {BALL: 0.6}, -6.0
+    assert world.ask(PICK, ALL) == BALL, "what it never saw nothing hides"
+
+
 def test_of_many_things_it_leaves_those_that_are_where_they_belong(world):
     world.likely |= {PICK: -0.5, BALL: -3.0, "done": -12.0}
     world.seen |= {PICK: 0.8, BALL: 0.8}
@@ -217,7 +231,7 @@ def test_of_many_things_it_leaves_those_that_are_where_they_belong(world):
     (THEN, (0, 0, 0), (-ASIDE_IN_BIN, 0, HIGHER), (ASIDE_IN_BIN, 0, HIGHER)),
     ("place it to the left of the blue tray", (0, 0, 0), (0, 0, 0), (0, 0, 0))])
 def test_one_thing_after_another_goes_beside_those_that_are_there(world, told, onto, first, second, third):
-    world.places[onto] = BIN
+    world.places[onto], world.then = BIN, onto
     for pick, aside in ((PICK, first), (BALL, second), (BALL, second), ("pick up the red brick", third), (PICK, first)):
         world.likely = {**dict.fromkeys((PICK, BALL, "done"), -30.0), pick: -0.5}
         world.seen = {pick: 0.8}
