@@ -24,6 +24,7 @@ LOW = 0.02  # m above a thing: a hand so low would turn against what stands besi
 OUTMOST, DEAR = 1.75, 10.0  # rad from its middle that a wrist is sent to, and how much dearer is what is beyond
 OPEN, SHUT = 0.7, 0.3  # of an opening: the hand holds nothing; it holds a handle. As far from open as from shut
 HELD, GRIPS = (0.35, 0.65), 0.03  # of an opening: the hand is closed around something; and is told to be
+FINGERS = 0.2  # of an opening that they move per knot
 SQUEEZES = 0.1  # of an opening that a hand stays behind what it is told, around something
 MOVES, FURTHER = 0.01, 0.02  # m that a handle is moved; m that it goes on
 ARRIVES, FACES, HOMES = 0.2, 0.35, 1.0  # m and rad from where a base is about to arrive; 1/s: how fast it then does
@@ -89,6 +90,8 @@ def _begins(done: np.ndarray, now: float) -> tuple[np.ndarray, int]:
     told = np.flatnonzero(done > SHUT)
     if now >= OPEN or done[0] >= OPEN or not len(told) or not told[0] and done[1] < done[0]:
         return done, -1
+    if not told[0]:  # what has begun comes to its end: a network that then wants it otherwise would wait for ever
+        done = np.maximum(done, np.minimum(done[0] + FINGERS * np.arange(len(done)), 1 - GRIPS))
     return done, int(told[0])
 
 

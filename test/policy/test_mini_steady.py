@@ -185,6 +185,7 @@ def test_hands_whose_fingers_do_not_begin_to_move_here_go_where_the_network_send
         assert np.array_equal(made, knots)
     kinematics, state, knots, place, seen = _hand(arm, rises, told(np.r_[0.68, np.linspace(0.2, 0.9, 10)]), told(0.6))
     openings = seen(lowered(ROBOT, kinematics, knots, state, place, closes))[1]
+    assert (told(openings)[6:] >= OPEN).all(), "what has begun comes to its end"
     assert np.diff(told(openings)).min() >= 0, "what it lets go it does not grip, and the other way round"
 
 
