@@ -109,8 +109,7 @@ class Chooser:
             words = before.subtask
         words = self._sided(words, now, before)
         if not words.startswith(PICK):
-            sure = not many or self._where(now.look, now.seen, [before.pick or words], [words])[1][0, 1] >= SURE
-            after = self._follows(words, before, many, bool(sure))
+            after = self._follows(words, before, many)
             return after._replace(spot=self._free(words, now, before)) if words in SURFACES else after
         then, thens = before.then, ()
         if many or words != before.pick:
@@ -127,13 +126,12 @@ class Chooser:
         return Next(words, arm, words, then, before.put, before.dim, before.blind, thens=thens)
 
     @staticmethod
-    def _follows(words: str, before: Next, many: bool, sure: bool) -> Next:
-        """What is no picking up. many: things are put down one after another; sure: eyes see where these words say."""
+    def _follows(words: str, before: Next, many: bool) -> Next:
+        """What is no picking up. many: things are put down one after another."""
         if not words.startswith(THEN):
             return before._replace(subtask=words, arm=-1)
-        in_hand = before.thens if before.subtask.startswith(THEN) else ()  # with a thing in hand it knows better
-        thens = (*in_hand, words) if many and sure else in_hand
-        words = _oftenest(thens) if many and thens else words
+        thens = (*before.thens, words) if many else ()
+        words = _oftenest(thens) if many else words
         put = tuple(dict.fromkeys((*before.put, (before.pick, words))))
         number = [pick for pick, into in put if into == words].index(before.pick)
         flat, bin_ = words.startswith(ONTO) and words.endswith(FLAT), words.startswith(INTO) and words.endswith(BIN)
@@ -260,7 +258,7 @@ class Chooser:
         *likely, done = self.model.likely(now.scene, self._tokens).tolist()
         dim = 0
         if before.subtask in self._picks:
-            doing = self._picks.index(before.subtask)  # a hand that comes near hides it, at last from all eyes
+            doing = self._picks.index(before.subtask)  # a hand that comes near hides it from the front, and then from all
             seen[doing] = max(seen[doing], self._where(now.look, now.seen, [before.subtask], [before.then])[1][0, 0])
             dim = before.dim + 1 if seen[doing] < GLIMPSE else 0
             likely[doing] += 0.0 if dim >= DIM else STAYS if now.lasts < TIRES else -STAYS
