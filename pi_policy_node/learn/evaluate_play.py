@@ -171,7 +171,7 @@ class Player:
         each = (time.perf_counter() - begun) / len(asking)
         for episode, answer in zip(asking, answers):
             episode.hear(answer, each)
-        if len(self.sims) == 1:
+        if len(self.sims) == 1 and not isinstance(answers[0], PolicyError):
             getattr(self.policy, "afterwards", lambda: None)()
 
     def _seed(self, text: str) -> None:

@@ -85,7 +85,7 @@ class Policy(Protocol):
         """Answer within the deadline, or raise DeadlineExceeded or Cancelled.
 
         A policy may have a method `afterwards()`, for what can wait until the answer is out; whoever has sent the answer
-        off calls it. It must do without: what is not done by then, the next `infer` does.
+        off may call it. What is not done by then, the next `infer` does.
         """
 
 

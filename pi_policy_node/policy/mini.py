@@ -18,7 +18,7 @@ from pi_policy_node.policy.base import InputError, Observation, PolicyError, Pre
 from pi_policy_node.policy.mini_eyes import EYES, POINTING, directions, eye_shape, fit
 from pi_policy_node.policy.mini_memory import Asked, Doing, Unsaid
 from pi_policy_node.policy.mini_next import Chooser, Next
-from pi_policy_node.policy.mini_plans import docked, drawn, faced, lowered, pulled
+from pi_policy_node.policy.mini_plans import CLOSES_FROM, LAYS_FROM, OPENS_FROM, docked, drawn, faced, lowered, pulled
 from pi_policy_node.policy.mini_rows import hands, origin, perceived, settle, to_rows
 from pi_policy_node.policy.mini_scene import PAD, Look, spotted
 from pi_policy_node.policy.mini_steady import JUMP, SURE, Steady
@@ -30,6 +30,7 @@ FARTHEST = 1000.0  # rad, m or m/s: anything beyond it is a broken message, not 
 RESTLESS = 0.5  # spread of the noise where a subtask does not come to its end
 SHOULDER = "link2"  # where an arm begins to reach out
 AWAY, AGAIN = 0.06, 3.0  # m from home at which hands hide nothing; s after which it is done though they are not there
+STALE = 1.0  # s after which nothing is done any more as it was chosen, before it has been looked at anew
 DRAWER = "the drawer"  # the last words of those in which a drawer is moved
 
 
@@ -118,8 +119,8 @@ class MiniPolicy:
 
     def reset(self) -> None:
         """A new task begins: what is to be done next is looked at anew."""
-        self._asked, self._doing, self._steady = Asked(), Doing(), Steady()
-        self._unsaid = None
+        with self._lock:
+            self._asked, self._doing, self._steady, self._unsaid = Asked(), Doing(), Steady(), None
 
     def afterwards(self) -> None:
         """What can wait until an answer is out: to choose what is next. The next answer knows it; where nobody has
@@ -235,22 +236,23 @@ class MiniPolicy:
         if obs.subtask:
             self._asked, self._unsaid = Asked(told=obs.subtask), None  # not said any more, it is chosen afresh
             return obs.subtask, -1, obs.subtask
-        if self._unsaid and (self._unsaid.prompt != obs.prompt or self._unsaid.stamp > obs.stamp):
+        if self._unsaid and (self._unsaid.prompt != obs.prompt or not 0 <= obs.stamp - self._unsaid.stamp < STALE):
             self._unsaid = None  # nobody asks for that any more
         self._say_now()
-        asked, look = self._asked, Unsaid(obs.prompt, obs.stamp, obs.stamp - self._doing.since, seen, there, state)
-        if asked.prompt != obs.prompt or obs.stamp < asked.at:
-            self._unsaid = look
+        asked = self._asked
+        anew = asked.prompt != obs.prompt or not 0 <= obs.stamp - asked.at < STALE
+        if anew or obs.stamp - asked.at > self._subtask_every - 1e-6:
+            lasts = obs.stamp - self._doing.since if asked.next.subtask == self._doing.subtask else 0.0
+            self._unsaid = Unsaid(obs.prompt, obs.stamp, lasts, seen, there, state)
+        if anew:
             self._say_now()
-        elif obs.stamp - asked.at > self._subtask_every - 1e-6:
-            self._unsaid = look
         return self._asked.next.subtask, self._asked.next.arm, self._asked.told
 
     def _say_now(self) -> None:
         """Chooses what is next, where that has been put off."""
         if self._unsaid is None:
             return
-        asked, look = self._asked, self._unsaid
+        asked, look, self._unsaid = self._asked, self._unsaid, None
         doing = asked.next if asked.prompt == look.prompt and asked.at <= look.stamp else Next()
         said, = self._say([look.prompt], look.seen, look.there, look.state[None], doing, look.lasts)
         told, since = said.subtask, np.inf
@@ -259,7 +261,7 @@ class MiniPolicy:
             since = min(asked.since, look.stamp)
             if look.stamp - since < AGAIN and not self._hands_are_away(look.state):
                 told = last
-        self._asked, self._unsaid = Asked(look.prompt, said, look.stamp, told, since), None
+        self._asked = Asked(look.prompt, said, look.stamp, told, since)
 
     def _hands_are_away(self, state: np.ndarray) -> bool:
         """Whether they are about home, where they hide nothing: of many things one may lie behind a hand."""
@@ -298,7 +300,7 @@ class MiniPolicy:
             doing = self._asked.next if subtasks[0] == self._asked.next.subtask else Next()
             seen_at = place[0].numpy() + doing.aside
             seen_at[:2] = doing.spot or seen_at[:2]
-            steady = self._steady.take(subtasks[0], seen_at, 1.0 if doing.spot else float(sure[0]), stamp)
+            steady = self._steady.take(subtasks[0], seen_at, float(sure[0]), stamp)
             found = replace(found, spots=spotted(look.cameras, torch.from_numpy(steady).float()[None, None]))
         scene = self.model.aim(look, found, drop=bool((look.subtask != PAD).all()))
         noise = spread * torch.randn(known.shape, generator=self._generator)
@@ -309,9 +311,9 @@ class MiniPolicy:
         if steady is not None:
             picks = subtasks[0].startswith(PICK)
             chunk[0] = drawn(self.robot, self._kinematics, chunk[0], steady, picks)
-            if not picks or sure[0] >= SURE:
-                chunk[0] = lowered(self.robot, self._kinematics, chunk[0], states[0],
-                                   steady if self._steady.knows else None, picks, anywhere=bool(doing.spot))
+            if self._steady.knows:
+                near = CLOSES_FROM if picks else LAYS_FROM if doing.spot else OPENS_FROM
+                chunk[0] = lowered(self.robot, self._kinematics, chunk[0], states[0], steady, picks, near)
             if picks and sure[0] >= SURE and math.dist(seen_at[:2], steady[:2]) < JUMP:
                 chunk[0] = faced(self.robot, self._kinematics, chunk[0], states[0], steady, directions(turn[0].numpy()))
         elif stamp is not None and subtasks[0].endswith(DRAWER):

@@ -13,7 +13,7 @@ from torch import Tensor
 from pi_policy_node.policy.mini_model import Mini
 from pi_policy_node.policy.mini_plans import HELD, OPEN
 from pi_policy_node.policy.mini_scene import PAD, Found, Look, Scene, placed
-from pi_policy_node.policy.mini_words import DONE, PICK, THEN, Words, split
+from pi_policy_node.policy.mini_words import DONE, DRIVE, PICK, THEN, Words, split
 
 NEXT_TO, SIDES = "next to the", ("to the left of the", "to the right of the")  # either will do: one is chosen
 ROOM, OWN = 0.08, 0.05  # m from other things that is enough, and within which what is noticed is the thing itself
@@ -30,7 +30,7 @@ SLOTS = (0, 0), (-1, 0), (1, 0), (0, 1), (0, -1)
 ASIDE, ASIDE_IN_BIN, HIGHER = 0.04, 0.03, 0.02
 ONTO, INTO, FLAT, BIN = f"{THEN} on the", f"{THEN} in the", ("tray", "plate"), "bin"
 SURFACES = f"{ONTO} table", f"{ONTO} counter"
-ABOUT = tuple((x, y) for x in (0.0, -0.04, 0.04, -0.08, 0.08) for y in (0.0, -0.04, 0.04, -0.08, 0.08, -0.12, 0.12))
+ABOUT = tuple((x, y) for x in (0.0, -0.04, 0.04) for y in (0.0, -0.04, 0.04, -0.08, 0.08, -0.12, 0.12))
 TETHER = 0.3  # m of room that it must have more, per m that a spot is farther from where it would be put
 AT_HAND = 0.1  # m from the tool to what it may hold: what is seen farther away surely is not in it
 RISEN = 0.03  # m that a hand has to rise from what it has let go
@@ -129,10 +129,11 @@ class Chooser:
     def _follows(words: str, before: Next, many: bool) -> Next:
         """What is no picking up. many: things are put down one after another."""
         if not words.startswith(THEN):
-            return before._replace(subtask=words, arm=-1)
+            return before._replace(subtask=words, arm=-1, holder=-1, left=())
         thens = (*before.thens, words) if many else ()
         words = _oftenest(thens) if many else words
-        put = tuple(dict.fromkeys((*before.put, (before.pick, words))))
+        others = tuple((pick, into) for pick, into in before.put if pick != before.pick or into == words)
+        put = tuple(dict.fromkeys((*others, (before.pick, words))))
         number = [pick for pick, into in put if into == words].index(before.pick)
         flat, bin_ = words.startswith(ONTO) and words.endswith(FLAT), words.startswith(INTO) and words.endswith(BIN)
         far = (flat * ASIDE + bin_ * ASIDE_IN_BIN) * many
@@ -178,9 +179,9 @@ class Chooser:
     def _sensible(self, said: str, now: _Now, prompt: str, before: Next) -> tuple[str, Next]:
         """What one robot says, or what contradicts less what it sees; and `before` with what was not seen."""
         goes_on, picks = said == before.subtask, said.startswith(PICK)
-        if picks and before.subtask.startswith(THEN) and before.pick and self._is_held(now, before):
+        if picks and before.subtask.startswith((THEN, DRIVE)) and before.pick and self._is_held(now, before):
             return before.subtask, before._replace(blind=0)
-        left = goes_on and self._has_left(now, before)
+        left = said.startswith(THEN) and self._is_empty(now, before)
         if not self.names_one(prompt):
             many = self._picks and (picks or said == DONE and before.pick or left)
             return self._thing(said, now, before) if many else (said, before._replace(blind=0))
@@ -238,9 +239,10 @@ class Chooser:
         return grips[arm] if arm >= 0 else grips
 
     @staticmethod
-    def _has_left(now: _Now, before: Next) -> bool:
-        """Whether the hand that has let go of what it put down has risen from there."""
-        return bool(before.left) and float(now.look.tools[0, before.holder, 2]) > before.left[2] + RISEN
+    def _is_empty(now: _Now, before: Next) -> bool:
+        """Whether there is nothing to put down: hands are open, and one that has just let go has risen from there."""
+        risen = not before.left or float(now.look.tools[0, before.holder, 2]) > before.left[2] + RISEN
+        return risen and now.openings.min() >= OPEN
 
     def _beside(self, now: _Now, before: Next) -> float:
         """m from what was picked up to where it has to go, or was let go, from above; NaN where nobody can tell."""
@@ -248,7 +250,8 @@ class Chooser:
             return math.nan
         places, sure = self._where(now.look, now.seen, [before.pick], [before.then])
         ways = [_across(places[0])] if sure[0, 1] >= SURE else []
-        ways += [_across((places[0, 0], before.left))] if before.left else []
+        if before.left and not (ways and _across((places[0, 1], before.left)) > ASTRAY):
+            ways.append(_across((places[0, 0], before.left)))
         return min(ways, default=math.nan) if sure[0, 0] >= SURE else math.nan
 
     def _thing(self, said: str, now: _Now, before: Next) -> tuple[str, Next]:
@@ -258,7 +261,7 @@ class Chooser:
         *likely, done = self.model.likely(now.scene, self._tokens).tolist()
         dim = 0
         if before.subtask in self._picks:
-            doing = self._picks.index(before.subtask)  # a hand that comes near hides it from the front, and then from all
+            doing = self._picks.index(before.subtask)  # a hand that comes near hides it, at last from all eyes
             seen[doing] = max(seen[doing], self._where(now.look, now.seen, [before.subtask], [before.then])[1][0, 0])
             dim = before.dim + 1 if seen[doing] < GLIMPSE else 0
             likely[doing] += 0.0 if dim >= DIM else STAYS if now.lasts < TIRES else -STAYS

@@ -16,7 +16,8 @@ from pi_policy_node.robot import Kinematics, Robot
 
 DRAWN = 0.7  # part of the way that plans are drawn to the place they are for
 TO_CLOSE, TO_OPEN = 0.04, 0.08  # m from it, from where: another thing may stand beside one; nothing is put there
-CLOSES_FROM, OPENS_FROM = 0.03, 0.05  # m beside a place, from which hands are lowered to it to close there, or to open
+CLOSES_FROM, OPENS_FROM = 0.03, 0.05  # m beside a place, from which hands close there, or let go
+LAYS_FROM = 0.15  # m, of a surface, on which another spot may do as well
 LIFTED = 0.04  # m above where a thing is seen: what a hand has gripped is in it, not there
 LOWERS, ABOVE, LEVEL = 0.012, 0.002, 0.006  # m that they are lowered per knot; m above it that is aimed at, and will do
 FACED_FROM, OFF, TURNS = 0.10, 0.2, 0.25  # m from where hands are turned; rad that they may be off, and per knot
@@ -42,13 +43,13 @@ def drawn(robot: Robot, kinematics: Kinematics, knots: np.ndarray, place: np.nda
     return knots
 
 
-def lowered(robot: Robot, kinematics: Kinematics, knots: np.ndarray, state: np.ndarray, place: np.ndarray | None,
-            closes: bool, anywhere: bool = False) -> np.ndarray:
+def lowered(robot: Robot, kinematics: Kinematics, knots: np.ndarray, state: np.ndarray, place: np.ndarray, closes: bool,
+            near: float) -> np.ndarray:
     """Knots [K, A] in which a hand comes down to a place before its fingers close on what is there, or let go of what
     is to lie there, and stays until they have. A network taught by hands that turn back at their lowest turns back, and
     moves its fingers, above that: a centimetre above the middle of a thing, so that balls creep out, and four above
-    where a thing is to lie, so that it falls and rolls. Elsewhere it does not let go, nor where no place is known.
-    anywhere: it is a surface, on which one spot is as good as another."""
+    where a thing is to lie, so that it falls and rolls. What it holds it does not let go farther than `near` [m] from
+    there, seen from above."""
     tools, ways, knots = kinematics.tools(knots), kinematics.ways(knots), knots.copy()
     k = np.arange(len(knots))
     for arm, at in tools.items():
@@ -58,15 +59,13 @@ def lowered(robot: Robot, kinematics: Kinematics, knots: np.ndarray, state: np.n
             knots[:, fingers] = np.maximum.accumulate(knots[:, fingers])  # an empty hand has nothing to put down
             continue
         if closes and done[0] >= OPEN and HELD[0] < state[fingers] < HELD[1] and done[0] - now > SQUEEZES:
-            if place is None or at[0, 2] < place[2] + LIFTED:
-                continue  # it may try again
-            knots[:, fingers] = np.minimum.accumulate(knots[:, fingers])  # what it has gripped it does not drop
+            if at[0, 2] > place[2] + LIFTED:  # else it may try again
+                knots[:, fingers] = np.minimum.accumulate(knots[:, fingers])  # what it has gripped it does not drop
             continue
         done, begins = _begins(done, now)
         if begins < 0:
             continue
-        far = math.inf if place is None else 0.0 if anywhere else math.dist(at[begins, :2], place[:2])
-        if far > (CLOSES_FROM if closes else OPENS_FROM):
+        if math.dist(at[begins, :2], place[:2]) > near:
             if begins and not closes:
                 knots[1:, fingers] = GRIPS  # what is held is not dropped elsewhere
             continue
@@ -85,13 +84,12 @@ def lowered(robot: Robot, kinematics: Kinematics, knots: np.ndarray, state: np.n
 def _begins(done: np.ndarray, now: float) -> tuple[np.ndarray, int]:
     """How far a hand is told to have opened, or closed, [K]; now: how far it has. The same, without turning back
     midway; and the first with which it does so, -1: with none."""
-    if max(SHUT, now) <= done[0] < OPEN:
-        done = np.maximum.accumulate(done)
     told = np.flatnonzero(done > SHUT)
-    if now >= OPEN or done[0] >= OPEN or not len(told) or not told[0] and done[1] < done[0]:
+    if now >= OPEN or done[0] >= OPEN or not len(told) or SHUT < done[0] < now and done[1] < done[0]:
         return done, -1
     if not told[0]:  # what has begun comes to its end: a network that then wants it otherwise would wait for ever
-        done = np.maximum(done, np.minimum(done[0] + FINGERS * np.arange(len(done)), 1 - GRIPS))
+        ends = np.minimum(done[0] + FINGERS * np.arange(len(done)), 1 - GRIPS)
+        done = np.maximum.accumulate(np.maximum(done, ends))
     return done, int(told[0])
 
 
