@@ -130,8 +130,8 @@ class Chooser:
         """What is no picking up. many: things are put down one after another."""
         if not words.startswith(THEN):
             return before._replace(subtask=words, arm=-1, holder=-1, left=())
-        thens = (*before.thens, words) if many else ()
-        words = _oftenest(thens) if many else words
+        thens = (*(before.thens if before.subtask.startswith(THEN) else ()), words) if many else ()
+        words = _oftenest(thens) if many else words  # of the looks at what is in hand: they see which it is
         others = tuple((pick, into) for pick, into in before.put if pick != before.pick or into == words)
         put = tuple(dict.fromkeys((*others, (before.pick, words))))
         number = [pick for pick, into in put if into == words].index(before.pick)

@@ -63,14 +63,17 @@ def test_one_thing_after_another_goes_beside_those_that_are_there(world, told, o
     assert np.allclose(told[-1], BIN, atol=1e-6), "one thing that is named goes in the middle, whatever it took first"
 
 
-def test_where_one_of_many_things_goes_is_what_most_looks_say(world):
-    """A hand hides the container that it is over, and eyes then take another one for it."""
+def test_where_one_of_many_things_goes_is_what_most_looks_say_at_what_is_in_hand(world):
+    """Before, they cannot know which one it is; later a hand hides the container that it is over, and eyes then take
+    another one for it."""
     tray = "place it on the blue tray"
     world.likely |= {PICK: -0.5, "done": -12.0}
     world.seen |= {PICK: 0.8}
-    assert [world.ask(PICK, ALL) for _ in range(3)] == [PICK] * 3
-    assert [world.ask(tray, ALL) for _ in range(3)] == [THEN] * 3
-    assert world.ask(tray, ALL) == tray, "four looks of seven"
+    world.then = tray
+    assert [world.ask(PICK, ALL) for _ in range(5)] == [PICK] * 5 and world.policy._asked.next.then == tray
+    assert [world.ask(THEN, ALL) for _ in range(3)] == [THEN] * 3
+    assert [world.ask(tray, ALL) for _ in range(3)] == [THEN] * 3, "three looks of six: it does not go to and fro"
+    assert world.ask(tray, ALL) == tray, "four of seven"
     world.likely, world.places = {BALL: -0.5, "done": -12.0}, {**world.places, BALL: HERE, tray: BIN}
     world.seen, world.then = {BALL: 0.8}, tray
     assert world.ask(BALL, ALL, after=TIRES + 1) == BALL and world.ask(tray, ALL) == tray, "another thing, other looks"

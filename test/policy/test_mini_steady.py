@@ -207,7 +207,8 @@ def test_what_a_hand_has_gripped_it_does_not_drop_but_what_it_did_not_lift_it_ma
         made = lowered(ROBOT, kinematics, knots, state, place, True, CLOSES_FROM)
         assert np.array_equal(np.delete(made, fingers, 1), np.delete(knots, fingers, 1))
         assert (made[:, fingers].max() <= 0.03) == kept
-    kinematics, state, knots, place, _ = _hand("left_arm", np.full(11, 0.05), np.linspace(closed + 0.05, 0.9, 11), closed)
+    opens = np.linspace(closed + 0.05, 0.9, 11)
+    kinematics, state, knots, place, _ = _hand("left_arm", np.full(11, 0.05), opens, closed)
     assert np.array_equal(lowered(ROBOT, kinematics, knots, state, place, True, CLOSES_FROM), knots), (
         "fingers that just open have nothing between them")
 
