@@ -30,6 +30,7 @@ FARTHEST = 1000.0  # rad, m or m/s: anything beyond it is a broken message, not 
 RESTLESS = 0.5  # spread of the noise where a subtask does not come to its end
 SHOULDER = "link2"  # where an arm begins to reach out
 AWAY, AGAIN = 0.06, 3.0  # m from home at which hands hide nothing; s after which it is done though they are not there
+HOLDS = 3.0  # s for which what has no known place is held, to see whether it gets one
 STALE = 1.0  # s after which nothing is done any more as it was chosen, before it has been looked at anew
 DRAWER = "the drawer"  # the last words of those in which a drawer is moved
 
@@ -311,9 +312,11 @@ class MiniPolicy:
         if steady is not None:
             picks = subtasks[0].startswith(PICK)
             chunk[0] = drawn(self.robot, self._kinematics, chunk[0], steady, picks)
-            if self._steady.knows:
+            if self._steady.knows or not picks and stamp - self._doing.since < HOLDS:
                 near = CLOSES_FROM if picks else LAYS_FROM if doing.spot else OPENS_FROM
-                chunk[0] = lowered(self.robot, self._kinematics, chunk[0], states[0], steady, picks, near)
+                near *= self._steady.knows
+                chunk[0] = lowered(self.robot, self._kinematics, chunk[0], states[0], steady, picks, near,
+                                   self._steady.lay)
             if picks and sure[0] >= SURE and math.dist(seen_at[:2], steady[:2]) < JUMP:
                 chunk[0] = faced(self.robot, self._kinematics, chunk[0], states[0], steady, directions(turn[0].numpy()))
         elif stamp is not None and subtasks[0].endswith(DRAWER):

@@ -13,7 +13,7 @@ from torch import Tensor
 from pi_policy_node.policy.mini_model import Mini
 from pi_policy_node.policy.mini_plans import HELD, OPEN
 from pi_policy_node.policy.mini_scene import PAD, Found, Look, Scene, placed
-from pi_policy_node.policy.mini_words import DONE, DRIVE, PICK, THEN, Words, split
+from pi_policy_node.policy.mini_words import DONE, DRIVE, PICK, PLACES, THEN, Words, split
 
 NEXT_TO, SIDES = "next to the", ("to the left of the", "to the right of the")  # either will do: one is chosen
 ROOM, OWN = 0.08, 0.05  # m from other things that is enough, and within which what is noticed is the thing itself
@@ -30,6 +30,7 @@ SLOTS = (0, 0), (-1, 0), (1, 0), (0, 1), (0, -1)
 ASIDE, ASIDE_IN_BIN, HIGHER = 0.04, 0.03, 0.02
 ONTO, INTO, FLAT, BIN = f"{THEN} on the", f"{THEN} in the", ("tray", "plate"), "bin"
 SURFACES = f"{ONTO} table", f"{ONTO} counter"
+_DRIVES = tuple(f"{DRIVE} to the {place}" for place in PLACES)
 ABOUT = tuple((x, y) for x in (0.0, -0.04, 0.04) for y in (0.0, -0.04, 0.04, -0.08, 0.08, -0.12, 0.12))
 TETHER = 0.3  # m of room that it must have more, per m that a spot is farther from where it would be put
 AT_HAND = 0.1  # m from the tool to what it may hold: what is seen farther away surely is not in it
@@ -104,6 +105,7 @@ class Chooser:
         """For one robot, of which it is known what it does now."""
         many = not self.names_one(prompt)
         before = self._lets_go(now, before)
+        said = said if self._makes_sense(said) else before.subtask or said
         words, before = self._sensible(said, now, prompt, before)
         if words.startswith(PICK) and before.subtask.startswith(PICK) and self._grips(now, before.arm).any():
             words = before.subtask
@@ -170,6 +172,10 @@ class Chooser:
     def _spoken(self, scene: Scene, **how) -> list[str]:
         return [self.words.decode(tokens) for tokens in self.model.speak(scene, **how)]
 
+    def _makes_sense(self, words: str) -> bool:
+        """Whether there is such a thing to pick up, or such a place to drive to; words come one by one, and may not fit."""
+        return words in self._picks if words.startswith(PICK) else words in _DRIVES or not words.startswith(DRIVE)
+
     def names_one(self, prompt: str) -> bool:
         """Whether an instruction is about a thing that it names."""
         return not self.things.isdisjoint(split(prompt))
@@ -179,10 +185,12 @@ class Chooser:
     def _sensible(self, said: str, now: _Now, prompt: str, before: Next) -> tuple[str, Next]:
         """What one robot says, or what contradicts less what it sees; and `before` with what was not seen."""
         goes_on, picks = said == before.subtask, said.startswith(PICK)
-        if picks and before.subtask.startswith((THEN, DRIVE)) and before.pick and self._is_held(now, before):
+        one = self.names_one(prompt)
+        strays = picks or said.startswith(DRIVE) and not one  # one of many things is put down here
+        if strays and before.subtask.startswith((THEN, DRIVE)) and before.pick and self._is_held(now, before):
             return before.subtask, before._replace(blind=0)
         left = said.startswith(THEN) and self._is_empty(now, before)
-        if not self.names_one(prompt):
+        if not one:
             many = self._picks and (picks or said == DONE and before.pick or left)
             return self._thing(said, now, before) if many else (said, before._replace(blind=0))
         if before.pick and (said in (DONE, before.pick) and not goes_on or left):

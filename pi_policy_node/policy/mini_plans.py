@@ -18,7 +18,7 @@ DRAWN = 0.7  # part of the way that plans are drawn to the place they are for
 TO_CLOSE, TO_OPEN = 0.04, 0.08  # m from it, from where: another thing may stand beside one; nothing is put there
 CLOSES_FROM, OPENS_FROM = 0.03, 0.05  # m beside a place, from which hands close there, or let go
 LAYS_FROM = 0.15  # m, of a surface, on which another spot may do as well
-LIFTED = 0.04  # m above where a thing is seen: what a hand has gripped is in it, not there
+LIFTED = 0.04  # m above where a thing lay: what a hand has gripped is in it, not there
 LOWERS, ABOVE, LEVEL = 0.012, 0.002, 0.006  # m that they are lowered per knot; m above it that is aimed at, and will do
 FACED_FROM, OFF, TURNS = 0.10, 0.2, 0.25  # m from where hands are turned; rad that they may be off, and per knot
 LOW = 0.02  # m above a thing: a hand so low would turn against what stands beside it
@@ -44,12 +44,12 @@ def drawn(robot: Robot, kinematics: Kinematics, knots: np.ndarray, place: np.nda
 
 
 def lowered(robot: Robot, kinematics: Kinematics, knots: np.ndarray, state: np.ndarray, place: np.ndarray, closes: bool,
-            near: float) -> np.ndarray:
+            near: float, lay: float) -> np.ndarray:
     """Knots [K, A] in which a hand comes down to a place before its fingers close on what is there, or let go of what
     is to lie there, and stays until they have. A network taught by hands that turn back at their lowest turns back, and
     moves its fingers, above that: a centimetre above the middle of a thing, so that balls creep out, and four above
     where a thing is to lie, so that it falls and rolls. What it holds it does not let go farther than `near` [m] from
-    there, seen from above."""
+    there, seen from above; nor what it has gripped, and lifted from where it lay, `lay` [m] high."""
     tools, ways, knots = kinematics.tools(knots), kinematics.ways(knots), knots.copy()
     k = np.arange(len(knots))
     for arm, at in tools.items():
@@ -59,14 +59,14 @@ def lowered(robot: Robot, kinematics: Kinematics, knots: np.ndarray, state: np.n
             knots[:, fingers] = np.maximum.accumulate(knots[:, fingers])  # an empty hand has nothing to put down
             continue
         if closes and done[0] >= OPEN and HELD[0] < state[fingers] < HELD[1] and done[0] - now > SQUEEZES:
-            if at[0, 2] > place[2] + LIFTED:  # else it may try again
+            if at[0, 2] > lay + LIFTED:  # else it may try again
                 knots[:, fingers] = np.minimum.accumulate(knots[:, fingers])  # what it has gripped it does not drop
             continue
         done, begins = _begins(done, now)
         if begins < 0:
             continue
         if math.dist(at[begins, :2], place[:2]) > near:
-            if begins and not closes:
+            if not closes:
                 knots[1:, fingers] = GRIPS  # what is held is not dropped elsewhere
             continue
         last = max(begins - 1, 0)  # the knot before

@@ -26,9 +26,10 @@ class Steady:
     _at: np.ndarray | None = None  # [3] m in the base's frame
     _seen: float = -math.inf  # s: when a look agreed last
     _others: list[np.ndarray] = field(default_factory=list)  # [3] what the last looks said instead
+    lay: float = math.inf  # m: the lowest that it was, before it was lifted
 
     def forget(self) -> None:
-        self._about, self._at, self._others = "", None, []
+        self._about, self._at, self._others, self.lay = "", None, [], math.inf
 
     @property
     def knows(self) -> bool:
@@ -48,5 +49,8 @@ class Steady:
         elif sure >= SURE:
             self._others = [other for other in self._others if math.dist(place[:2], other[:2]) < JUMP] + [place.copy()]
             if len(self._others) >= LOOKS:
-                self._at, self._seen, self._others = place.copy(), stamp, []
-        return place if self._at is None else self._at.copy()
+                self._at, self._seen, self._others, self.lay = place.copy(), stamp, [], math.inf
+        if self._at is None:
+            return place
+        self.lay = min(self.lay, float(self._at[2]))
+        return self._at.copy()

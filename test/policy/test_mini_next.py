@@ -7,7 +7,7 @@ import pytest
 import torch
 from mini_world import ALL, BALL, BESIDE, BIN, HERE, ONE, PICK, ROBOT, THEN, observation, put_down
 
-from pi_policy_node.policy.mini import STALE, MiniPolicy
+from pi_policy_node.policy.mini import HOLDS, STALE, MiniPolicy
 from pi_policy_node.policy.mini_eyes import harmonics
 from pi_policy_node.policy.mini_next import ASTRAY, BLIND, TIRES
 from pi_policy_node.policy.mini_rows import hands
@@ -84,6 +84,23 @@ def test_what_is_in_a_hand_is_driven_on_with(world):
     assert world.ask(PICK) == drive
     world.opening = 1.0
     assert world.ask(PICK) == PICK, "it has lost it"
+
+
+@pytest.mark.parametrize("nonsense", ["drive to the black", "pick up the black white block"])
+def test_words_that_name_nothing_there_is_are_not_heard(world, nonsense):
+    assert [world.ask(says) for says in (PICK, nonsense)] == [PICK, PICK]
+    world.opening = 0.5
+    assert [world.ask(says) for says in (THEN, nonsense)] == [THEN, THEN]
+
+
+def test_with_one_of_many_things_in_hand_it_drives_nowhere_unless_that_is_next(world):
+    drive = "drive to the counter"
+    world.likely |= {PICK: -0.5, "done": -12.0}
+    world.seen |= {PICK: 0.8}
+    put_down(world, ALL)
+    world.places[PICK], world.opening = world.in_hand(), 0.5
+    assert world.ask(drive, ALL) == THEN
+    assert world.ask(drive, ONE) == drive, "other words: where one thing goes may be elsewhere"
 
 
 def test_what_has_arrived_is_not_picked_up_again(world):
@@ -181,14 +198,18 @@ def test_a_hand_comes_down_before_it_lets_go_where_eyes_are_sure(world, monkeypa
     monkeypatch.setattr(world.model, "act", lambda scene, noise, **_: knots)
     monkeypatch.setattr(world.policy.chooser, "_is_held", lambda *_: False)
     heights = {}
-    for says, sees["sure"] in ((THEN, 0.9), (THEN, 0.3), (PICK, 0.9)):
+    for says, sees["sure"], after in ((THEN, 0.9, 0.0), (THEN, 0.3, HOLDS), (PICK, 0.9, 0.0)):
         world.policy.reset()
         world.says, world._stamp = says, world._stamp + 9.0
-        rows = world.policy.infer(observation(ONE, world._stamp, 0.5)).actions
-        lets_go = rows[:, fingers] > 0.5
-        tools = world.policy._kinematics.tools(rows[lets_go.argmax()])
-        heights[says, sees["sure"]] = tools["left_arm"][2] - at[2]
-    assert heights[THEN, 0.9] < 0.02 and min(heights[THEN, 0.3], heights[PICK, 0.9]) > 0.04
+        for stamp in np.arange(0.0, after + 0.01, 0.5):
+            rows = world.policy.infer(observation(ONE, world._stamp + stamp, 0.5)).actions
+            if stamp < after:
+                assert rows[:, fingers].max() < 0.5, "for a while it holds what it sees no place for"
+        lets_go = np.flatnonzero(rows[:, fingers] > 0.5)
+        heights[says, sees["sure"]] = [
+            world.policy._kinematics.tools(row)["left_arm"][2] - at[2] for row in rows[lets_go[:1]]]
+    assert heights[THEN, 0.9][0] < 0.02 and heights[THEN, 0.3][0] > 0.04
+    assert not heights[PICK, 0.9], "what it has picked up it holds"
 
 
 def test_a_hand_over_a_thing_that_it_sees_is_turned_to_it_to_pick_it_up(world, monkeypatch):
