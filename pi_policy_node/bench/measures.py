@@ -45,6 +45,13 @@ def next_after(events: Sequence[int], times: Sequence[int]) -> list[int]:
     return delays
 
 
+def answers(captured: Mapping[int, int], chunks: Sequence[tuple[int, int]], commands: Sequence[int]) -> list[int]:
+    """How long from what was seen to the first command that follows from it, for each of the chunks (stamp of what it
+    was planned from, when it was sent); captured: {stamp: when the last image of that was sent}."""
+    known = [(captured[stamp], sent) for stamp, sent in chunks if stamp in captured and sent <= max(commands, default=0)]
+    return [delay + sent - seen for (seen, sent), delay in zip(known, next_after([sent for _, sent in known], commands))]
+
+
 def holds(
     modes: Sequence[tuple[float, bool, str]], tasks: Sequence[Sequence[float]], *,
     settled: float = 0.5, tail: float = 0.3,

@@ -1,7 +1,7 @@
 """The processes of `./pi bench graph`: cameras and a counter for the transport, and a watcher of the running robot.
 
     python -m pi_policy_node.nodes.bench_probe send SECONDS | count SECONDS
-    python -m pi_policy_node.nodes.bench_probe watch SECONDS ROBOT [images] [references] [idle]
+    python -m pi_policy_node.nodes.bench_probe watch SECONDS ROBOT images|references|idle [WORDS …]
 
 Each prints one line of JSON at its end. The middleware itself notes when a message was sent (source_timestamp, by the
 sender), on this host's system clock: what a node adds is from the sending of the last message it needed to the sending
@@ -15,6 +15,7 @@ import json
 import struct
 import sys
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -37,7 +38,6 @@ from pi_policy_node.robot import load_robot
 CAMERAS = ("a", "b", "c", "d")
 HEIGHT, WIDTH, HZ = 480, 640, 30.0
 PATIENCE = 15.0  # s for two processes to find each other
-WORDS = "keep waving"  # arms, lift, grippers and base move, without an end
 CONTROLLER_PERIOD = 0.002  # s between two updates of the simulated controllers
 AGAIN = 0.3  # s between the end of a task and the next words
 
@@ -118,14 +118,15 @@ def count(seconds: float) -> dict[str, Any]:
 # ----------------------------------------------------------------------------------------------------------- the robot
 
 class Watcher(Node):
-    """Keeps the robot waving, and notes down what it sees."""
+    """Keeps the robot busy, with one task after another, and notes down what it sees."""
 
-    def __init__(self, robot_name: str, *, images: bool, references: bool) -> None:
+    def __init__(self, robot_name: str, words: Sequence[str], *, images: bool, references: bool) -> None:
         super().__init__("bench_watcher")
+        self._words = words
         self.robot = load_robot(robot_name)
         self.images: dict[str, dict[int, int]] = {camera.name: {} for camera in self.robot.cameras}  # when sent
-        self.observations: list[tuple[int, dict[str, int]]] = []  # when it was sent, the stamps of its images
-        self.chunks: list[int] = []  # when they were sent
+        self.observations: list[tuple[int, int, dict[str, int]]] = []  # its stamp, when it was sent, its images' stamps
+        self.chunks: list[tuple[int, int]] = []  # the stamp of what they were planned from, when they were sent
         self.windows: list[int] = []  # when they were sent
         self.clock: list[tuple[float, float]] = []  # s of the simulation, s of arrival
         self.references: dict[str, list[tuple]] = {}
@@ -161,12 +162,12 @@ class Watcher(Node):
     def _on_observation(self, message: Observation, info: dict) -> None:
         stamps = {name: to_ns(image.header.stamp) for name, image, valid in
                   zip(message.cameras, message.images, message.valid) if valid}
-        self.observations.append((info["source_timestamp"], stamps))
+        self.observations.append((to_ns(message.header.stamp), info["source_timestamp"], stamps))
 
     def _on_chunk(self, message: ActionChunk, info: dict) -> None:
         # One that asks for rest, or that comes to a bridge at rest, need not lead to a message.
         if message.horizon and self._mode == BridgeStatus.RUNNING:
-            self.chunks.append(info["source_timestamp"])
+            self.chunks.append((to_ns(message.observation_stamp), info["source_timestamp"]))
 
     def _on_bridge(self, message: BridgeStatus) -> None:
         self._latched, self._mode = message.latched, message.mode
@@ -193,19 +194,21 @@ class Watcher(Node):
             self._resume.call_async(Trigger.Request())
             self._asked = now - 0.7
         elif self._command.get_subscription_count():
-            self._command.publish(String(data=WORDS))
+            self._command.publish(String(data=self._words[len(self.tasks) % len(self._words)]))
             self._asked = now
 
     def result(self, seconds: float) -> dict[str, Any]:
-        sent = [at for at, stamps in self.observations]
-        complete = measures.last_arrivals(self.images, (stamps for at, stamps in self.observations))
-        ages = [at - last for at, last in zip(sent, complete) if last is not None]
+        complete = measures.last_arrivals(self.images, (stamps for *_, stamps in self.observations))
+        ages = [sent - last for (_, sent, _), last in zip(self.observations, complete) if last is not None]
+        captured = {stamp: last for (stamp, *_), last in zip(self.observations, complete) if last is not None}
+        made = [sent for _, sent in self.chunks]
         gaps = np.diff(self.windows) if len(self.windows) > 1 else []
         stamps, walls = zip(*self.clock) if self.clock else ((), ())
         return {
-            "seconds": seconds, "observations": len(sent), "chunks": len(self.chunks), "windows": len(self.windows),
+            "seconds": seconds, "observations": len(self.observations), "chunks": len(self.chunks), "windows": len(self.windows),
             "ingest_ms": measures.percentiles(ages, scale=1e-6),
-            "bridge_ms": measures.percentiles(measures.next_after(self.chunks, self.windows), scale=1e-6),
+            "bridge_ms": measures.percentiles(measures.next_after(made, self.windows), scale=1e-6),
+            "act_ms": measures.percentiles(measures.answers(captured, self.chunks, self.windows), scale=1e-6),
             "gap_ms": measures.percentiles(gaps, scale=1e-6),
             "rate": measures.rate(stamps, walls), "tasks": len(self.tasks),
             "stops": self.failures + measures.holds(self.modes, self.tasks),
@@ -231,12 +234,12 @@ class Watcher(Node):
                 "fastest": fastest}
 
 
-def watch(seconds: float, robot: str, options: list[str]) -> dict[str, Any]:
-    node = Watcher(robot, images="images" in options, references="references" in options)
+def watch(seconds: float, robot: str, what: str, words: list[str]) -> dict[str, Any]:
+    node = Watcher(robot, words, images=what == "images", references=what == "references")
     executor = LeanExecutor()
     executor.add_node(node)
     begin = time.monotonic()
-    idle = "idle" in options  # the simulator alone
+    idle = what == "idle"  # the simulator alone
     while not node.clock if idle else not (node.tasks and node.windows):  # the motion has begun
         if not idle:
             node.keep_busy()
@@ -262,7 +265,7 @@ def main() -> None:
     rclpy.init(args=[])
     try:
         if what == "watch":
-            result = watch(float(seconds), options[0], options[1:])
+            result = watch(float(seconds), options[0], options[1], options[2:])
         else:
             result = {"send": send, "count": count}[what](float(seconds))
         print(json.dumps(result), flush=True)

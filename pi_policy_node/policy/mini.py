@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from pi_policy_node.policy import mini_weights
+from pi_policy_node.policy import mini_plans as plans
 from pi_policy_node.policy.base import InputError, Observation, PolicyError, Prefix, Result, check_alive
 from pi_policy_node.policy.mini_eyes import EYES, POINTING, directions, eye_shape, fit
 from pi_policy_node.policy.mini_memory import Asked, Doing, Unsaid
-from pi_policy_node.policy.mini_next import Chooser, Next
-from pi_policy_node.policy.mini_plans import CLOSES_FROM, LAYS_FROM, OPENS_FROM, docked, drawn, faced, lowered, pulled
+from pi_policy_node.policy.mini_next import SURFACES, Chooser, Next
 from pi_policy_node.policy.mini_rows import hands, origin, perceived, settle, to_rows
 from pi_policy_node.policy.mini_scene import PAD, Look, spotted
 from pi_policy_node.policy.mini_steady import JUMP, SURE, Steady
@@ -253,7 +253,7 @@ class MiniPolicy:
         """Chooses what is next, where that has been put off."""
         if self._unsaid is None:
             return
-        asked, look, self._unsaid = self._asked, self._unsaid, None
+        asked, look = self._asked, self._unsaid
         doing = asked.next if asked.prompt == look.prompt and asked.at <= look.stamp else Next()
         said, = self._say([look.prompt], look.seen, look.there, look.state[None], doing, look.lasts)
         told, since = said.subtask, np.inf
@@ -262,7 +262,7 @@ class MiniPolicy:
             since = min(asked.since, look.stamp)
             if look.stamp - since < AGAIN and not self._hands_are_away(look.state):
                 told = last
-        self._asked = Asked(look.prompt, said, look.stamp, told, since)
+        self._asked, self._unsaid = Asked(look.prompt, said, look.stamp, told, since), None
 
     def _hands_are_away(self, state: np.ndarray) -> bool:
         """Whether they are about home, where they hide nothing: of many things one may lie behind a hand."""
@@ -310,19 +310,24 @@ class MiniPolicy:
                                given=torch.from_numpy(given)).numpy().astype(np.float64)
         chunk = self.scales.knots_out(chunk, at)
         if steady is not None:
-            picks = subtasks[0].startswith(PICK)
-            chunk[0] = drawn(self.robot, self._kinematics, chunk[0], steady, picks)
-            if self._steady.knows or not picks and stamp - self._doing.since < HOLDS:
-                near = CLOSES_FROM if picks else LAYS_FROM if doing.spot else OPENS_FROM
-                near *= self._steady.knows
-                chunk[0] = lowered(self.robot, self._kinematics, chunk[0], states[0], steady, picks, near,
-                                   self._steady.lay)
+            picks, fingers = subtasks[0].startswith(PICK), self.robot.is_gripper
+            if not given[0, 0]:  # at rest they are where they are, or hold what is between them
+                now = states[0, fingers]
+                chunk[0][0, fingers] = np.where((now > plans.HELD[0]) & (now < plans.HELD[1]), plans.GRIPS, now)
+            chunk[0] = plans.drawn(self.robot, self._kinematics, chunk[0], steady, picks)
+            lasts, lost = stamp - self._doing.since, stamp - self._steady.lost
+            if self._steady.knows or picks or min(lasts, lost) < HOLDS:
+                near = plans.CLOSES_FROM if picks else plans.LAYS_FROM if subtasks[0] in SURFACES else plans.OPENS_FROM
+                lay = self._steady.lay if lasts < self._patience else np.inf
+                chunk[0] = plans.lowered(self.robot, self._kinematics, chunk[0], states[0], steady, picks,
+                                         near * self._steady.knows, lay)
             if picks and sure[0] >= SURE and math.dist(seen_at[:2], steady[:2]) < JUMP:
-                chunk[0] = faced(self.robot, self._kinematics, chunk[0], states[0], steady, directions(turn[0].numpy()))
+                chunk[0] = plans.faced(self.robot, self._kinematics, chunk[0], states[0], steady,
+                                       directions(turn[0].numpy()))
         elif stamp is not None and subtasks[0].endswith(DRAWER):
-            chunk[0] = pulled(self.robot, self._kinematics, chunk[0], states[0])
+            chunk[0] = plans.pulled(self.robot, self._kinematics, chunk[0], states[0])
         elif stamp is not None and subtasks[0].startswith(DRIVE) and (place := subtasks[0].split()[-1]) in PLACES:
-            chunk[0] = docked(self.robot, chunk[0], shape.knot, found.room[0, PLACES.index(place)].numpy())
+            chunk[0] = plans.docked(self.robot, chunk[0], shape.knot, found.room[0, PLACES.index(place)].numpy())
         knots = np.where(given[..., None], known, chunk)
         return knots, self.model.tell(scene)["progress"].clamp(0, 1).numpy()
 

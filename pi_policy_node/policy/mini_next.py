@@ -55,6 +55,7 @@ class Next(NamedTuple):
     blind: int = 0  # looks in a row at which none of what could be picked up was seen
     holder: int = -1  # the arm that has held what it puts down; -1: none has yet
     left: tuple[float, ...] = ()  # m: where that let go of it
+    known: bool = False  # whether a look has surely seen where it is put down
     thens: tuple[str, ...] = ()  # in which words it would be put down, of many things, by one look after another
     aside: tuple[float, ...] = (0.0, 0.0, 0.0)  # m from the middle of the container in which it is put down
     spot: tuple[float, ...] = ()  # m, seen from above: where it is put down, whatever the eyes say; (): what they say
@@ -112,6 +113,7 @@ class Chooser:
         words = self._sided(words, now, before)
         if not words.startswith(PICK):
             after = self._follows(words, before, many)
+            words = after.subtask
             return after._replace(spot=self._free(words, now, before)) if words in SURFACES else after
         then, thens = before.then, ()
         if many or words != before.pick:
@@ -131,7 +133,7 @@ class Chooser:
     def _follows(words: str, before: Next, many: bool) -> Next:
         """What is no picking up. many: things are put down one after another."""
         if not words.startswith(THEN):
-            return before._replace(subtask=words, arm=-1, holder=-1, left=())
+            return before._replace(subtask=words, arm=-1, holder=-1, left=(), known=False)
         thens = (*(before.thens if before.subtask.startswith(THEN) else ()), words) if many else ()
         words = _oftenest(thens) if many else words  # of the looks at what is in hand: they see which it is
         others = tuple((pick, into) for pick, into in before.put if pick != before.pick or into == words)
@@ -141,14 +143,20 @@ class Chooser:
         far = (flat * ASIDE + bin_ * ASIDE_IN_BIN) * many
         x, y = SLOTS[number % len(SLOTS)]
         aside = far * x, far * y, HIGHER * bin_ * many * (number > 0)
-        held = {"holder": before.holder, "left": before.left} if words == before.subtask else {}
+        held = {"holder": before.holder, "left": before.left, "known": before.known}
+        held = held if words == before.subtask else {}
         return Next(words, -1, before.pick, words, put, thens=thens, aside=aside, **held)
 
     def _lets_go(self, now: _Now, before: Next) -> Next:
-        """The same, and which hand holds what is put down, or where it let go of it."""
+        """The same, and which hand holds what is put down, or where it let go of it, if that is where it goes."""
         if not before.subtask.startswith(THEN):
             return before
+        if not before.known:
+            _, sure = self._where(now.look, now.seen, [before.pick or before.subtask], [before.subtask])
+            before = before._replace(known=bool(sure[0, 1] >= SURE))
         if before.holder >= 0 and not before.left and now.openings[before.holder] >= OPEN:
+            if not before.known:
+                return before._replace(holder=-1)
             return before._replace(left=tuple(now.look.tools[0, before.holder].tolist()))
         grips = self._grips(now)
         return before._replace(holder=int(grips.argmax()), left=()) if grips.any() else before
@@ -173,7 +181,7 @@ class Chooser:
         return [self.words.decode(tokens) for tokens in self.model.speak(scene, **how)]
 
     def _makes_sense(self, words: str) -> bool:
-        """Whether there is such a thing to pick up, or such a place to drive to; words come one by one, and may not fit."""
+        """Whether there is such a thing to pick up, or such a place to drive to: words come one by one, and may not fit."""
         return words in self._picks if words.startswith(PICK) else words in _DRIVES or not words.startswith(DRIVE)
 
     def names_one(self, prompt: str) -> bool:
@@ -186,8 +194,9 @@ class Chooser:
         """What one robot says, or what contradicts less what it sees; and `before` with what was not seen."""
         goes_on, picks = said == before.subtask, said.startswith(PICK)
         one = self.names_one(prompt)
-        strays = picks or said.startswith(DRIVE) and not one  # one of many things is put down here
-        if strays and before.subtask.startswith((THEN, DRIVE)) and before.pick and self._is_held(now, before):
+        strays = picks or not one and not said.startswith(THEN)  # one of many things is put down before all else
+        busy = before.subtask.startswith((THEN, DRIVE) if one else (PICK, THEN, DRIVE))
+        if strays and busy and before.pick and self._is_held(now, before):
             return before.subtask, before._replace(blind=0)
         left = said.startswith(THEN) and self._is_empty(now, before)
         if not one:
@@ -195,7 +204,7 @@ class Chooser:
             return self._thing(said, now, before) if many else (said, before._replace(blind=0))
         if before.pick and (said in (DONE, before.pick) and not goes_on or left):
             beside = self._beside(now, before)
-            said = DONE if beside < THERE else before.pick if beside > ASTRAY else said
+            said = DONE if beside < THERE else before.pick if beside > (THERE if left else ASTRAY) else said
         return said, before._replace(blind=0)
 
     def _sided(self, words: str, now: _Now, before: Next) -> str:
@@ -221,7 +230,10 @@ class Chooser:
         """Where on a surface there is room, about where eyes that know nothing of room would put it."""
         if words == before.subtask and before.spot:
             return before.spot
-        place = self._where(now.look, now.seen, [before.pick or words], [words])[0][0, 1, :2]
+        places, sure = self._where(now.look, now.seen, [before.pick or words], [words])
+        if sure[0, 1] < SURE:
+            return ()
+        place = places[0, 1, :2]
         others = self._noticed(now, now.look.tools[0].numpy())
 
         def room(at: np.ndarray) -> float:

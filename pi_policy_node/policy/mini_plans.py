@@ -62,7 +62,8 @@ def lowered(robot: Robot, kinematics: Kinematics, knots: np.ndarray, state: np.n
             if at[0, 2] > lay + LIFTED:  # else it may try again
                 knots[:, fingers] = np.minimum.accumulate(knots[:, fingers])  # what it has gripped it does not drop
             continue
-        done, begins = _begins(done, now)
+        rests = closes and abs(done[0] - now) < 0.5 * SQUEEZES  # half open, beside another thing
+        done, begins = _begins(done, now, max(SHUT, now + SQUEEZES) if rests else SHUT)
         if begins < 0:
             continue
         if math.dist(at[begins, :2], place[:2]) > near:
@@ -81,10 +82,10 @@ def lowered(robot: Robot, kinematics: Kinematics, knots: np.ndarray, state: np.n
     return knots
 
 
-def _begins(done: np.ndarray, now: float) -> tuple[np.ndarray, int]:
+def _begins(done: np.ndarray, now: float, least: float) -> tuple[np.ndarray, int]:
     """How far a hand is told to have opened, or closed, [K]; now: how far it has. The same, without turning back
-    midway; and the first with which it does so, -1: with none."""
-    told = np.flatnonzero(done > SHUT)
+    midway; and the first with which it does so, by more than `least`, -1: with none."""
+    told = np.flatnonzero(done > least)
     if now >= OPEN or done[0] >= OPEN or not len(told) or SHUT < done[0] < now and done[1] < done[0]:
         return done, -1
     if not told[0]:  # what has begun comes to its end: a network that then wants it otherwise would wait for ever

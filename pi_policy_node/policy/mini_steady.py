@@ -25,11 +25,9 @@ class Steady:
     _about: str = ""  # the subtask's words
     _at: np.ndarray | None = None  # [3] m in the base's frame
     _seen: float = -math.inf  # s: when a look agreed last
+    lost: float = -math.inf  # s: since when nothing is known of where it is, though something was
     _others: list[np.ndarray] = field(default_factory=list)  # [3] what the last looks said instead
     lay: float = math.inf  # m: the lowest that it was, before it was lifted
-
-    def forget(self) -> None:
-        self._about, self._at, self._others, self.lay = "", None, [], math.inf
 
     @property
     def knows(self) -> bool:
@@ -38,9 +36,10 @@ class Steady:
 
     def take(self, subtask: str, place: np.ndarray, sure: float, stamp: float) -> np.ndarray:
         """Where it is, [3] in the base's frame, from what this look says. How high it is may change: it is lifted."""
-        if subtask != self._about or not 0 <= stamp - self._seen < FORGETS:
-            self.forget()
-            self._about = subtask
+        if subtask != self._about or stamp < self._seen:
+            self._about, self._at, self._others, self.lay, self.lost = subtask, None, [], math.inf, -math.inf
+        if self._at is not None and stamp - self._seen >= FORGETS:
+            self._at, self._others, self.lost = None, [], stamp
         if self._at is None or math.dist(place[:2], self._at[:2]) < JUMP:
             if sure >= SURE:
                 before = place if self._at is None else self._at
@@ -49,7 +48,7 @@ class Steady:
         elif sure >= SURE:
             self._others = [other for other in self._others if math.dist(place[:2], other[:2]) < JUMP] + [place.copy()]
             if len(self._others) >= LOOKS:
-                self._at, self._seen, self._others, self.lay = place.copy(), stamp, [], math.inf
+                self._at, self._seen, self._others = place.copy(), stamp, []
         if self._at is None:
             return place
         self.lay = min(self.lay, float(self._at[2]))

@@ -17,6 +17,8 @@ from pi_policy_node.bench import graph
 from pi_policy_node.cli import CommandError
 from pi_policy_node.environment import ros_environment
 from pi_policy_node.nodes import bench_probe
+from pi_policy_node.policy.mini import MiniPolicy
+from pi_policy_node.robot import load_robot
 
 
 def test_a_stamp_is_read_out_of_a_serialised_image(ros):
@@ -60,23 +62,30 @@ def cpu(process: int) -> int:
 SEEN = {"seconds": 60.0, "observations": 1200, "chunks": 900, "windows": 3000, "rate": 0.999, "tasks": 7, "stops": [],
         "ingest_ms": {"n": 1200, "p50": 3.0, "p99": 9.0, "max": 12.0},
         "bridge_ms": {"n": 900, "p50": 1.0, "p99": 4.0, "max": 8.0},
+        "act_ms": {"n": 900, "p50": 40.0, "p99": 70.0, "max": 90.0},
         "gap_ms": {"n": 2999, "p50": 20.0, "p99": 22.0, "max": 41.0}, "jumps": 0, "jumped_at": [],
         "samples": 45000, "fastest": {}}
 
 
 def test_goals_are_judged():
-    assert [row.met for row in graph.latency(SEEN)] == [True, True, True]
+    assert [row.met for row in graph.latency(SEEN)] == [True] * 4
     assert [row.met for row in graph.command_stream(SEEN, loaded=False)][:2] == [True, True]
     slow = {"n": 10, "p50": 1.0, "p99": 20.0, "max": 20.0}
-    bad = SEEN | {"ingest_ms": slow, "bridge_ms": slow, "rate": 0.9, "stops": ["late", "late"], "jumps": 1}
-    assert [row.met for row in graph.latency(bad)] == [False, False, False]
+    bad = SEEN | {"ingest_ms": slow, "bridge_ms": slow, "act_ms": slow | {"p99": 81.0}, "rate": 0.9, "stops": ["late", "late"], "jumps": 1}
+    assert [row.met for row in graph.latency(bad)] == [False] * 4
     assert [row.met for row in graph.command_stream(bad, loaded=True)][:2] == [False, False]
+
+
+def test_what_policies_are_told_the_one_that_ships_knows():
+    mini = MiniPolicy(load_robot("pi_mobile"))
+    assert not any(mini.unknown(words) for words in graph.TASKS)
+    assert mini.unknown(*graph.WORDS["scripted"])
 
 
 def test_nothing_measured_is_not_a_goal_met():
     nothing = {"n": 0, "p50": math.nan, "p99": math.nan, "max": math.nan}
-    empty = SEEN | {"ingest_ms": nothing, "bridge_ms": nothing, "rate": math.nan, "tasks": 0, "samples": 0}
-    assert [row.met for row in graph.latency(empty)] == [False, False, False]
+    empty = SEEN | {"ingest_ms": nothing, "bridge_ms": nothing, "act_ms": nothing, "rate": math.nan, "tasks": 0, "samples": 0}
+    assert [row.met for row in graph.latency(empty)] == [False] * 4
     assert [row.met for row in graph.command_stream(empty, loaded=False)][:2] == [False, False]
 
 

@@ -38,6 +38,13 @@ def test_what_comes_next_after_each_event():
     assert measures.next_after([5, 10, 11, 40], [1, 10, 15, 30]) == [5, 0, 4]
 
 
+def test_how_long_a_picture_takes_to_become_a_command():
+    chunks = [(100, 30), (200, 52), (300, 55), (400, 90)]  # planned from what, sent when
+    assert measures.answers({100: 20, 300: 41, 400: 80}, chunks, [10, 31, 56, 60]) == [11, 15], (
+        "not of what nobody saw, nor of what nothing followed")
+    assert measures.answers({100: 20}, chunks, []) == []
+
+
 def test_a_smooth_reference_has_no_jumps():
     assert len(measures.jumps(TIMES, POSITIONS, VELOCITIES, LIMIT, period=0.0)) == 0
     assert len(measures.velocity_jumps(TIMES, VELOCITIES, LIMIT)) == 0

@@ -73,7 +73,8 @@ def test_where_one_of_many_things_goes_is_what_most_looks_say_at_what_is_in_hand
     assert [world.ask(PICK, ALL) for _ in range(5)] == [PICK] * 5 and world.policy._asked.next.then == tray
     assert [world.ask(THEN, ALL) for _ in range(3)] == [THEN] * 3
     assert [world.ask(tray, ALL) for _ in range(3)] == [THEN] * 3, "three looks of six: it does not go to and fro"
-    assert world.ask(tray, ALL) == tray, "four of seven"
+    assert world.ask("place it on the table", ALL) == THEN and not world.policy._asked.next.spot, "nor to another spot"
+    assert world.ask(tray, ALL) == tray, "four of eight, and of no other more"
     world.likely, world.places = {BALL: -0.5, "done": -12.0}, {**world.places, BALL: HERE, tray: BIN}
     world.seen, world.then = {BALL: 0.8}, tray
     assert world.ask(BALL, ALL, after=TIRES + 1) == BALL and world.ask(tray, ALL) == tray, "another thing, other looks"

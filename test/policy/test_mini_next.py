@@ -93,13 +93,16 @@ def test_words_that_name_nothing_there_is_are_not_heard(world, nonsense):
     assert [world.ask(says) for says in (THEN, nonsense)] == [THEN, THEN]
 
 
-def test_with_one_of_many_things_in_hand_it_drives_nowhere_unless_that_is_next(world):
+def test_one_of_many_things_in_hand_is_put_down_before_all_else(world):
     drive = "drive to the counter"
     world.likely |= {PICK: -0.5, "done": -12.0}
     world.seen |= {PICK: 0.8}
     put_down(world, ALL)
     world.places[PICK], world.opening = world.in_hand(), 0.5
-    assert world.ask(drive, ALL) == THEN
+    assert [world.ask(says, ALL) for says in (drive, "done", BALL)] == [THEN] * 3
+    world.policy.reset()
+    assert [world.ask(says, ALL) for says in (PICK, drive)] == [PICK] * 2, "nor before it is put down"
+    assert world.ask(THEN, ALL) == THEN
     assert world.ask(drive, ONE) == drive, "other words: where one thing goes may be elsewhere"
 
 
@@ -109,9 +112,12 @@ def test_what_has_arrived_is_not_picked_up_again(world):
     assert world.ask(PICK) == "done"
     world.opening = 0.5
     assert world.ask(PICK) == PICK, "with something in a hand it is not done"
-    world.opening, world.sure[THEN] = 1.0, 0.5
+    world.opening, world.sure[THEN] = None, 0.5
+    world.places[PICK] = world.in_hand()
     put_down(world)
-    assert world.ask(PICK) == PICK, "nor where it does not see the place"
+    assert world.ask(THEN) == THEN
+    world.opening = 1.0
+    assert [world.ask(THEN), world.ask(PICK)] == [THEN, PICK], "nor where it has not seen the place"
 
 
 def test_what_was_let_go_where_it_has_to_go_is_there_though_that_is_hidden(world):
@@ -131,6 +137,13 @@ def test_what_was_let_go_where_it_has_to_go_is_there_though_that_is_hidden(world
     assert play((0.06, 0.0, 0.0), (0.0, 0.07, 0.0)) == PICK, "it has fallen beside it"
     assert play((0.12, 0.0, 0.0), (0.0, 0.0, 0.0)) == PICK
     assert play((0.01, 0.0, 0.0), (0.0, ASTRAY + 0.01, 0.0)) == PICK, "it was let go beside where it has to go"
+
+
+@pytest.mark.parametrize("beside, says", [(0.02, "done"), (0.06, PICK)])
+def test_an_empty_hand_does_not_stand_where_it_has_put_something_a_little_beside(world, beside, says):
+    put_down(world)
+    world.places[PICK], world.opening = (BIN[0], BIN[1] + beside, 0.74), 1.0
+    assert world.ask(THEN) == says
 
 
 @pytest.mark.parametrize("prompt", [ONE, ALL])
@@ -182,9 +195,18 @@ def test_on_a_surface_a_thing_is_put_where_nothing_stands(world, told, others):
     others[:] = [[*spot, 0.72]]  # its hand, and what it holds, come down there
     assert world.ask(onto, prompt) == onto and np.allclose(told[-1][:2], spot), "and it stays with that"
     assert world.ask(THEN, prompt) == THEN and np.allclose(told[-1], BIN, atol=1e-6), "elsewhere eyes know"
+    world.policy.reset()
+    others.clear()
+    world.sure[onto] = 0.5
+    assert [world.ask(PICK, prompt), world.ask(onto, prompt)] == [PICK, onto]
+    assert not world.policy._asked.next.spot, "it chooses none before it sees where that is"
+    world.sure[onto] = 0.9
+    assert world.ask(onto, prompt) == onto and world.policy._asked.next.spot
 
 
-def test_a_hand_comes_down_before_it_lets_go_where_eyes_are_sure(world, monkeypatch):
+@pytest.mark.parametrize("first", [0.05, 0.9])
+def test_a_hand_comes_down_before_it_lets_go_where_eyes_are_sure(world, monkeypatch, first):
+    """first: what the network would tell fingers at once; where nothing was told before, they hold what they hold."""
     fingers = ROBOT.group("left_gripper").columns.start
     at, sees = world.in_hand() - np.array([0, 0, 0.05]), {}
     monkeypatch.setattr(world.model, "place", lambda look, found: (
@@ -192,7 +214,7 @@ def test_a_hand_comes_down_before_it_lets_go_where_eyes_are_sure(world, monkeypa
     state = ROBOT.home.copy()
     state[ROBOT.is_gripper] = world.opening = 0.5
     opens = np.repeat(state[None, None], 11, 1)
-    opens[..., ROBOT.is_gripper] = np.minimum(0.97, 0.05 + 0.2 * np.arange(11))[:, None]
+    opens[..., ROBOT.is_gripper] = np.minimum(0.97, first + 0.2 * np.arange(11))[:, None]
     knots = torch.as_tensor(world.policy.scales.knots_in(opens, np.where(
         ROBOT.is_base | ROBOT.is_gripper, 0.0, state)[None]))
     monkeypatch.setattr(world.model, "act", lambda scene, noise, **_: knots)

@@ -95,8 +95,26 @@ def test_it_keeps_how_high_something_lay_before_it_was_lifted(looks):
     for up in (0.01, 0.0, 0.03, 0.10):
         looks.at(HERE + [0, 0, up])
     assert looks.steady.lay == pytest.approx(HERE[2])
+    for _ in range(LOOKS):
+        looks.at(THERE + [0, 0, 0.10])
+    assert looks.steady.lay == pytest.approx(HERE[2]), "though it is seen elsewhere, in a hand"
+    looks.at(HERE, sure=0.2, after=FORGETS)
+    looks.at(HERE + [0, 0, 0.10])
+    assert looks.steady.lay == pytest.approx(HERE[2]), "nor is that forgotten"
     looks.at(HERE, subtask=THEN, sure=0.2)
     assert looks.steady.lay == np.inf, "of something else"
+
+
+def test_it_says_since_when_it_does_not_know_any_more(looks):
+    looks.at(HERE, sure=0.2)
+    assert looks.steady.lost == -np.inf
+    looks.at(HERE)
+    looks.at(HERE, sure=0.2, after=FORGETS)
+    assert looks.steady.lost == looks.stamp
+    looks.at(HERE, sure=0.2)
+    assert looks.steady.lost == looks.stamp - 0.2
+    looks.at(HERE, sure=0.2, subtask=THEN)
+    assert looks.steady.lost == -np.inf
 
 
 def test_something_else_is_looked_for_anew(looks):
@@ -197,6 +215,10 @@ def test_hands_whose_fingers_do_not_begin_to_move_here_go_where_the_network_send
         kinematics, state, knots, place, seen = _hand(arm, rises, MOVES + 0.4, 0.48)
         openings = seen(lowered(ROBOT, kinematics, knots, state, place + [0.08, 0, 0], False, OPENS_FROM, place[2]))[1]
         assert (openings[1:] == GRIPS).all(), "and what is about to slip out of it, it grips"
+    if closes:
+        kinematics, state, knots, place, _ = _hand(arm, rises, np.full(11, 0.65), 0.65)
+        made = lowered(ROBOT, kinematics, knots, state, place, True, CLOSES_FROM, place[2])
+        assert np.array_equal(made, knots), "it comes half open, for something stands beside it"
     kinematics, state, knots, place, seen = _hand(arm, rises, told(np.r_[0.68, np.linspace(0.2, 0.9, 10)]), told(0.6))
     openings = seen(lowered(ROBOT, kinematics, knots, state, place, closes, OPENS_FROM, place[2]))[1]
     assert (told(openings)[6:] >= OPEN).all(), "what has begun comes to its end"
