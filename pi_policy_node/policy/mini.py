@@ -316,11 +316,11 @@ class MiniPolicy:
                 chunk[0][0, fingers] = np.where((now > plans.HELD[0]) & (now < plans.HELD[1]), plans.GRIPS, now)
             chunk[0] = plans.drawn(self.robot, self._kinematics, chunk[0], steady, picks)
             lasts, lost = stamp - self._doing.since, stamp - self._steady.lost
-            if self._steady.knows or picks or min(lasts, lost) < HOLDS:
-                near = plans.CLOSES_FROM if picks else plans.LAYS_FROM if subtasks[0] in SURFACES else plans.OPENS_FROM
+            knows = self._steady.knows or min(lasts, lost) < HOLDS
+            if picks or knows and subtasks[0] not in SURFACES:  # of these no eye is sure, and anywhere will do
                 lay = self._steady.lay if lasts < self._patience else np.inf
                 chunk[0] = plans.lowered(self.robot, self._kinematics, chunk[0], states[0], steady, picks,
-                                         near * self._steady.knows, lay)
+                                         self._steady.knows, lay)
             if picks and sure[0] >= SURE and math.dist(seen_at[:2], steady[:2]) < JUMP:
                 chunk[0] = plans.faced(self.robot, self._kinematics, chunk[0], states[0], steady,
                                        directions(turn[0].numpy()))

@@ -55,7 +55,7 @@ class Next(NamedTuple):
     blind: int = 0  # looks in a row at which none of what could be picked up was seen
     holder: int = -1  # the arm that has held what it puts down; -1: none has yet
     left: tuple[float, ...] = ()  # m: where that let go of it
-    known: bool = False  # whether a look has surely seen where it is put down
+    known: bool = False  # whether a look has surely seen where it is put down, or anywhere will do
     thens: tuple[str, ...] = ()  # in which words it would be put down, of many things, by one look after another
     aside: tuple[float, ...] = (0.0, 0.0, 0.0)  # m from the middle of the container in which it is put down
     spot: tuple[float, ...] = ()  # m, seen from above: where it is put down, whatever the eyes say; (): what they say
@@ -153,7 +153,7 @@ class Chooser:
             return before
         if not before.known:
             _, sure = self._where(now.look, now.seen, [before.pick or before.subtask], [before.subtask])
-            before = before._replace(known=bool(sure[0, 1] >= SURE))
+            before = before._replace(known=before.subtask in SURFACES or bool(sure[0, 1] >= SURE))
         if before.holder >= 0 and not before.left and now.openings[before.holder] >= OPEN:
             if not before.known:
                 return before._replace(holder=-1)
@@ -230,10 +230,7 @@ class Chooser:
         """Where on a surface there is room, about where eyes that know nothing of room would put it."""
         if words == before.subtask and before.spot:
             return before.spot
-        places, sure = self._where(now.look, now.seen, [before.pick or words], [words])
-        if sure[0, 1] < SURE:
-            return ()
-        place = places[0, 1, :2]
+        place = self._where(now.look, now.seen, [before.pick or words], [words])[0][0, 1, :2]
         others = self._noticed(now, now.look.tools[0].numpy())
 
         def room(at: np.ndarray) -> float:

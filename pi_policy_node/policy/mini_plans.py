@@ -17,7 +17,6 @@ from pi_policy_node.robot import Kinematics, Robot
 DRAWN = 0.7  # part of the way that plans are drawn to the place they are for
 TO_CLOSE, TO_OPEN = 0.04, 0.08  # m from it, from where: another thing may stand beside one; nothing is put there
 CLOSES_FROM, OPENS_FROM = 0.03, 0.05  # m beside a place, from which hands close there, or let go
-LAYS_FROM = 0.15  # m, of a surface, on which another spot may do as well
 LIFTED = 0.04  # m above where a thing lay: what a hand has gripped is in it, not there
 LOWERS, ABOVE, LEVEL = 0.012, 0.002, 0.006  # m that they are lowered per knot; m above it that is aimed at, and will do
 FACED_FROM, OFF, TURNS = 0.10, 0.2, 0.25  # m from where hands are turned; rad that they may be off, and per knot
@@ -44,14 +43,14 @@ def drawn(robot: Robot, kinematics: Kinematics, knots: np.ndarray, place: np.nda
 
 
 def lowered(robot: Robot, kinematics: Kinematics, knots: np.ndarray, state: np.ndarray, place: np.ndarray, closes: bool,
-            near: float, lay: float) -> np.ndarray:
+            knows: bool, lay: float) -> np.ndarray:
     """Knots [K, A] in which a hand comes down to a place before its fingers close on what is there, or let go of what
     is to lie there, and stays until they have. A network taught by hands that turn back at their lowest turns back, and
     moves its fingers, above that: a centimetre above the middle of a thing, so that balls creep out, and four above
-    where a thing is to lie, so that it falls and rolls. What it holds it does not let go farther than `near` [m] from
-    there, seen from above; nor what it has gripped, and lifted from where it lay, `lay` [m] high."""
+    where a thing is to lie, so that it falls and rolls. What it holds it does not let go farther than OPENS_FROM from
+    there, seen from above, nor anywhere while nobody `knows` where that is; nor what it has gripped, and lifted from where it lay, `lay` [m] high."""
     tools, ways, knots = kinematics.tools(knots), kinematics.ways(knots), knots.copy()
-    k = np.arange(len(knots))
+    k, near = np.arange(len(knots)), (CLOSES_FROM if closes else OPENS_FROM) if knows else 0.0
     for arm, at in tools.items():
         fingers, columns = fingers_of(robot, arm), robot.group(arm).columns
         done, now = (1 - knots[:, fingers], 1 - state[fingers]) if closes else (knots[:, fingers], state[fingers])
