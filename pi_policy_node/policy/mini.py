@@ -318,9 +318,9 @@ class MiniPolicy:
             lasts, lost = stamp - self._doing.since, stamp - self._steady.lost
             knows = self._steady.knows or min(lasts, lost) < HOLDS
             if picks or knows and subtasks[0] not in SURFACES:  # of these no eye is sure, and anywhere will do
-                lay = self._steady.lay if lasts < self._patience else np.inf
-                chunk[0] = plans.lowered(self.robot, self._kinematics, chunk[0], states[0], steady, picks,
-                                         self._steady.knows, lay)
+                low = np.r_[steady[:2], self._steady.lay if picks else steady[2]]
+                chunk[0] = plans.lowered(self.robot, self._kinematics, chunk[0], states[0], low, picks,
+                                         self._steady.knows, lasts < self._patience)
             if picks and sure[0] >= SURE and math.dist(seen_at[:2], steady[:2]) < JUMP:
                 chunk[0] = plans.faced(self.robot, self._kinematics, chunk[0], states[0], steady,
                                        directions(turn[0].numpy()))

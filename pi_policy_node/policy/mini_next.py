@@ -195,6 +195,7 @@ class Chooser:
         goes_on, picks = said == before.subtask, said.startswith(PICK)
         one = self.names_one(prompt)
         strays = picks or not one and not said.startswith(THEN)  # one of many things is put down before all else
+        strays |= said.startswith(DRIVE) and before.subtask.startswith(DRIVE)  # nor does it turn back with it
         busy = before.subtask.startswith((THEN, DRIVE) if one else (PICK, THEN, DRIVE))
         if strays and busy and before.pick and self._is_held(now, before):
             return before.subtask, before._replace(blind=0)

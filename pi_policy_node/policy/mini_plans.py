@@ -43,12 +43,13 @@ def drawn(robot: Robot, kinematics: Kinematics, knots: np.ndarray, place: np.nda
 
 
 def lowered(robot: Robot, kinematics: Kinematics, knots: np.ndarray, state: np.ndarray, place: np.ndarray, closes: bool,
-            knows: bool, lay: float) -> np.ndarray:
+            knows: bool, keeps: bool) -> np.ndarray:
     """Knots [K, A] in which a hand comes down to a place before its fingers close on what is there, or let go of what
     is to lie there, and stays until they have. A network taught by hands that turn back at their lowest turns back, and
     moves its fingers, above that: a centimetre above the middle of a thing, so that balls creep out, and four above
     where a thing is to lie, so that it falls and rolls. What it holds it does not let go farther than OPENS_FROM from
-    there, seen from above, nor anywhere while nobody `knows` where that is; nor what it has gripped, and lifted from where it lay, `lay` [m] high."""
+    there, seen from above, nor anywhere while nobody `knows` where that is; nor, as long as it `keeps`, what it has
+    gripped and lifted from there."""
     tools, ways, knots = kinematics.tools(knots), kinematics.ways(knots), knots.copy()
     k, near = np.arange(len(knots)), (CLOSES_FROM if closes else OPENS_FROM) if knows else 0.0
     for arm, at in tools.items():
@@ -58,7 +59,7 @@ def lowered(robot: Robot, kinematics: Kinematics, knots: np.ndarray, state: np.n
             knots[:, fingers] = np.maximum.accumulate(knots[:, fingers])  # an empty hand has nothing to put down
             continue
         if closes and done[0] >= OPEN and HELD[0] < state[fingers] < HELD[1] and done[0] - now > SQUEEZES:
-            if at[0, 2] > lay + LIFTED:  # else it may try again
+            if keeps and at[0, 2] > place[2] + LIFTED:  # else it may try again
                 knots[:, fingers] = np.minimum.accumulate(knots[:, fingers])  # what it has gripped it does not drop
             continue
         rests = closes and abs(done[0] - now) < 0.5 * SQUEEZES  # half open, beside another thing

@@ -27,7 +27,7 @@ class Steady:
     _seen: float = -math.inf  # s: when a look agreed last
     lost: float = -math.inf  # s: since when nothing is known of where it is, though something was
     _others: list[np.ndarray] = field(default_factory=list)  # [3] what the last looks said instead
-    lay: float = math.inf  # m: the lowest that it was, before it was lifted
+    lay: float = math.inf  # m: the lowest that it was: before it was lifted, and before a hand hid half of it
 
     @property
     def knows(self) -> bool:

@@ -81,7 +81,7 @@ def test_what_is_in_a_hand_is_driven_on_with(world):
     drive = "drive to the counter"
     assert [world.ask(says) for says in (PICK, drive)] == [PICK, drive]
     world.places[PICK], world.opening = world.in_hand(), 0.5
-    assert world.ask(PICK) == drive
+    assert [world.ask(PICK), world.ask("drive to the table")] == [drive] * 2
     world.opening = 1.0
     assert world.ask(PICK) == PICK, "it has lost it"
 

@@ -183,7 +183,7 @@ def test_a_hand_comes_down_to_a_place_before_its_fingers_move_and_rises_when_the
         now = max(0.03 if closes else 0.5, moves[0] - 0.1)  # fingers lag behind
         told = (lambda done: 1 - done) if closes else (lambda done: done)
         kinematics, state, knots, place, seen = _hand(arm, heights, told(moves), told(now))
-        after, openings = seen(lowered(ROBOT, kinematics, knots, state, place, closes, True, place[2]))
+        after, openings = seen(lowered(ROBOT, kinematics, knots, state, place, closes, True, True))
         assert np.diff(after).min() > -0.02 and np.diff(told(openings)).min() >= -1e-9
         for done, there in zip(told(openings)[1:3], after[1:3]):
             moved.append(done)
@@ -204,20 +204,20 @@ def test_hands_whose_fingers_do_not_begin_to_move_here_go_where_the_network_send
              (np.linspace(0.6, 0.03, 11), 0.65, 0.0))  # it rests; has moved them already; is elsewhere; has; turns back
     for moves, now, aside in cases:
         kinematics, state, knots, place, _ = _hand(arm, rises, told(moves), told(now))
-        made = lowered(ROBOT, kinematics, knots, state, place + [aside, 0, 0], closes, True, place[2])
+        made = lowered(ROBOT, kinematics, knots, state, place + [aside, 0, 0], closes, True, True)
         if aside and not closes:
             knots[1:, ROBOT.group(arm.replace("_arm", "_gripper")).columns] = GRIPS  # it holds it
         assert np.array_equal(made, knots)
     if not closes:
         kinematics, state, knots, place, seen = _hand(arm, rises, MOVES + 0.4, 0.48)
-        openings = seen(lowered(ROBOT, kinematics, knots, state, place + [0.08, 0, 0], False, True, place[2]))[1]
+        openings = seen(lowered(ROBOT, kinematics, knots, state, place + [0.08, 0, 0], False, True, True))[1]
         assert (openings[1:] == GRIPS).all(), "and what is about to slip out of it, it grips"
     if closes:
         kinematics, state, knots, place, _ = _hand(arm, rises, np.full(11, 0.65), 0.65)
-        made = lowered(ROBOT, kinematics, knots, state, place, True, True, place[2])
+        made = lowered(ROBOT, kinematics, knots, state, place, True, True, True)
         assert np.array_equal(made, knots), "it comes half open, for something stands beside it"
     kinematics, state, knots, place, seen = _hand(arm, rises, told(np.r_[0.68, np.linspace(0.2, 0.9, 10)]), told(0.6))
-    openings = seen(lowered(ROBOT, kinematics, knots, state, place, closes, True, place[2]))[1]
+    openings = seen(lowered(ROBOT, kinematics, knots, state, place, closes, True, True))[1]
     assert (told(openings)[6:] >= OPEN).all(), "what has begun comes to its end"
     assert np.diff(told(openings)).min() >= 0, "what it lets go it does not grip, and the other way round"
 
@@ -226,7 +226,7 @@ def test_a_hand_that_does_not_know_where_a_thing_goes_holds_it_and_does_not_come
     for closes, held in ((False, True), (True, False)):
         told = (lambda done: 1 - done) if closes else (lambda done: done)
         kinematics, state, knots, place, seen = _hand("left_arm", np.full(11, 0.04), told(MOVES), told(0.03))
-        heights, openings = seen(lowered(ROBOT, kinematics, knots, state, place, closes, False, place[2]))
+        heights, openings = seen(lowered(ROBOT, kinematics, knots, state, place, closes, False, True))
         assert heights == pytest.approx(np.full(11, 0.04), abs=1e-3)
         assert (openings[1:] == GRIPS).all() if held else np.array_equal(openings, told(MOVES))
 
@@ -236,19 +236,20 @@ def test_what_a_hand_has_gripped_it_does_not_drop_but_what_it_did_not_lift_it_ma
     lifted, lies = LIFTED + 0.01, LIFTED - 0.01
     for height, now, kept in ((lifted, closed, True), (lies, closed, False), (lifted, 0.02, False)):
         kinematics, state, knots, place, _ = _hand("left_arm", np.full(11, height), drops, now)
-        lay, place = place[2], kinematics.tools(state)["left_arm"]  # what is in the hand is seen there
-        made = lowered(ROBOT, kinematics, knots, state, place, True, True, lay)
+        made = lowered(ROBOT, kinematics, knots, state, place, True, True, True)
         assert np.array_equal(np.delete(made, fingers, 1), np.delete(knots, fingers, 1))
         assert (made[:, fingers].max() <= 0.03) == kept
+        made = lowered(ROBOT, kinematics, knots, state, place, True, True, False)
+        assert np.array_equal(made, knots), "nor for ever"
     opens = np.linspace(closed + 0.05, 0.9, 11)
     kinematics, state, knots, place, _ = _hand("left_arm", np.full(11, 0.05), opens, closed)
-    assert np.array_equal(lowered(ROBOT, kinematics, knots, state, place, True, True, place[2]), knots), (
+    assert np.array_equal(lowered(ROBOT, kinematics, knots, state, place, True, True, True), knots), (
         "fingers that just open have nothing between them")
 
 
 def test_a_hand_that_has_nothing_to_put_down_does_not_close():
     kinematics, state, knots, place, seen = _hand("left_arm", np.full(11, 0.05), np.linspace(0.97, 0.03, 11), 0.95)
-    assert seen(lowered(ROBOT, kinematics, knots, state, place, False, True, place[2]))[1].min() == 0.97
+    assert seen(lowered(ROBOT, kinematics, knots, state, place, False, True, True))[1].min() == 0.97
 
 
 @pytest.mark.parametrize("arm", ["left_arm", "right_arm"])
