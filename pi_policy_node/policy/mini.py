@@ -309,11 +309,11 @@ class MiniPolicy:
         chunk = self.model.act(scene, noise, steps=self._steps, known=torch.from_numpy(told),
                                given=torch.from_numpy(given)).numpy().astype(np.float64)
         chunk = self.scales.knots_out(chunk, at)
+        fingers = self.robot.is_gripper  # at rest they are where they are, or hold what is between them
+        rest = np.where((states > plans.HELD[0]) & (states < plans.HELD[1]), plans.GRIPS, states)[:, fingers]
+        chunk[:, 0, fingers] = np.where(given[:, :1], chunk[:, 0, fingers], rest)
         if steady is not None:
-            picks, fingers = subtasks[0].startswith(PICK), self.robot.is_gripper
-            if not given[0, 0]:  # at rest they are where they are, or hold what is between them
-                now = states[0, fingers]
-                chunk[0][0, fingers] = np.where((now > plans.HELD[0]) & (now < plans.HELD[1]), plans.GRIPS, now)
+            picks = subtasks[0].startswith(PICK)
             chunk[0] = plans.drawn(self.robot, self._kinematics, chunk[0], steady, picks)
             lasts, lost = stamp - self._doing.since, stamp - self._steady.lost
             knows = self._steady.knows or min(lasts, lost) < HOLDS
