@@ -205,7 +205,8 @@ class Watcher(Node):
         gaps = np.diff(self.windows) if len(self.windows) > 1 else []
         stamps, walls = zip(*self.clock) if self.clock else ((), ())
         return {
-            "seconds": seconds, "observations": len(self.observations), "chunks": len(self.chunks), "windows": len(self.windows),
+            "seconds": seconds, "observations": len(self.observations), "chunks": len(self.chunks),
+            "windows": len(self.windows),
             "ingest_ms": measures.percentiles(ages, scale=1e-6),
             "bridge_ms": measures.percentiles(measures.next_after(made, self.windows), scale=1e-6),
             "act_ms": measures.percentiles(measures.answers(captured, self.chunks, self.windows), scale=1e-6),

@@ -152,8 +152,9 @@ class Chooser:
         if not before.subtask.startswith(THEN):
             return before
         if not before.known:
-            _, sure = self._where(now.look, now.seen, [before.pick or before.subtask], [before.subtask])
-            before = before._replace(known=before.subtask in SURFACES or bool(sure[0, 1] >= SURE))
+            sure = 1.0 if before.subtask in SURFACES else self._where(
+                now.look, now.seen, [before.pick or before.subtask], [before.subtask])[1][0, 1]
+            before = before._replace(known=bool(sure >= SURE))
         if before.holder >= 0 and not before.left and now.openings[before.holder] >= OPEN:
             if not before.known:
                 return before._replace(holder=-1)
@@ -181,8 +182,10 @@ class Chooser:
         return [self.words.decode(tokens) for tokens in self.model.speak(scene, **how)]
 
     def _makes_sense(self, words: str) -> bool:
-        """Whether there is such a thing to pick up, or such a place to drive to: words come one by one, and may not fit."""
-        return words in self._picks if words.startswith(PICK) else words in _DRIVES or not words.startswith(DRIVE)
+        """Whether there is such a thing to pick up, or such a place to drive to: words come one by one."""
+        if words.startswith(PICK):
+            return words in self._picks or not self._picks
+        return words in _DRIVES or not words.startswith(DRIVE)
 
     def names_one(self, prompt: str) -> bool:
         """Whether an instruction is about a thing that it names."""

@@ -71,7 +71,8 @@ def test_goals_are_judged():
     assert [row.met for row in graph.latency(SEEN)] == [True] * 4
     assert [row.met for row in graph.command_stream(SEEN, loaded=False)][:2] == [True, True]
     slow = {"n": 10, "p50": 1.0, "p99": 20.0, "max": 20.0}
-    bad = SEEN | {"ingest_ms": slow, "bridge_ms": slow, "act_ms": slow | {"p99": 81.0}, "rate": 0.9, "stops": ["late", "late"], "jumps": 1}
+    bad = SEEN | {"ingest_ms": slow, "bridge_ms": slow, "act_ms": slow | {"p99": 81.0}, "rate": 0.9,
+                  "stops": ["late", "late"], "jumps": 1}
     assert [row.met for row in graph.latency(bad)] == [False] * 4
     assert [row.met for row in graph.command_stream(bad, loaded=True)][:2] == [False, False]
 
@@ -84,7 +85,8 @@ def test_what_policies_are_told_the_one_that_ships_knows():
 
 def test_nothing_measured_is_not_a_goal_met():
     nothing = {"n": 0, "p50": math.nan, "p99": math.nan, "max": math.nan}
-    empty = SEEN | {"ingest_ms": nothing, "bridge_ms": nothing, "act_ms": nothing, "rate": math.nan, "tasks": 0, "samples": 0}
+    empty = SEEN | {"ingest_ms": nothing, "bridge_ms": nothing, "act_ms": nothing, "rate": math.nan, "tasks": 0,
+                    "samples": 0}
     assert [row.met for row in graph.latency(empty)] == [False] * 4
     assert [row.met for row in graph.command_stream(empty, loaded=False)][:2] == [False, False]
 

@@ -229,6 +229,23 @@ def test_a_hand_comes_down_before_it_lets_go_where_eyes_are_sure(world, monkeypa
     assert not heights[PICK, 0.9], "what it has picked up it holds"
 
 
+def test_a_hand_closes_where_a_thing_was_seen_lowest(world, monkeypatch):
+    """One that comes near hides half of it, and eyes then see it higher."""
+    fingers = ROBOT.group("left_gripper").columns.start
+    at, up = world.in_hand() - np.array([0, 0, 0.05]), [0.0]
+    monkeypatch.setattr(world.model, "place", lambda look, found: (
+        torch.tensor((at + [0, 0, up[0]])[None], dtype=torch.float32), torch.zeros(1, 6), torch.tensor([0.9])))
+    closes = np.repeat(ROBOT.home[None, None], 11, 1)
+    closes[..., ROBOT.is_gripper] = np.maximum(0.03, 1.0 - 0.2 * np.arange(11))[:, None]
+    knots = torch.as_tensor(world.policy.scales.knots_in(closes, np.where(
+        ROBOT.is_base | ROBOT.is_gripper, 0.0, ROBOT.home)[None]))
+    monkeypatch.setattr(world.model, "act", lambda scene, noise, **_: knots)
+    for stamp, up[0] in ((0.0, 0.0), (0.2, 0.03)):
+        rows = world.policy.infer(observation(ONE, stamp)).actions
+    closed = np.flatnonzero(rows[:, fingers] < 0.5)[0]
+    assert world.policy._kinematics.tools(rows[closed])["left_arm"][2] - at[2] < 0.01
+
+
 def test_a_hand_over_a_thing_that_it_sees_is_turned_to_it_to_pick_it_up(world, monkeypatch):
     at, wrist = world.in_hand() - np.array([0, 0, 0.05]), ROBOT.group("left_arm").columns.stop - 1
     sees = {"sure": 0.9}
